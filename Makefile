@@ -1,0 +1,55 @@
+# `make quickstart` shows the whole loop on the embedded model; `make test` runs lint, types and tests.
+# Both make .venv from nothing first. On Windows see "Windows" in the README.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test lint types tests prove bench docs clean
+
+quickstart: $(VENV)/.all
+	$(BIN)/rig quickstart
+
+test: lint types tests
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cog --check README.md
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+tests: $(VENV)/.dev
+	$(BIN)/pytest
+
+# The full-length proofs: hundreds of kills, a thousand slots. Half an hour or more.
+prove: $(VENV)/.dev
+	$(BIN)/pytest -m slow --timeout 3600
+
+bench: $(VENV)/.dev
+	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# Renew the parts of the README that are written by the code.
+docs: $(VENV)/.dev
+	$(BIN)/cog -r README.md
+
+# torch first and alone: on a machine without a card pip may then take a CPU build, and nothing
+# after it asks for another one.
+$(VENV)/.pip:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	touch $@
+
+$(VENV)/.all: $(VENV)/.pip pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e '.[all]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.all
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

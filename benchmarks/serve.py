@@ -1,0 +1,388 @@
+"""`rig serve` beside llama.cpp's own programs, in the same run: `nice -n -19 python benchmarks/serve.py`.
+
+The rivals are llama-bench and llama-server, built once from llama-cpp-python's source package, so that both
+sides run the same kernels (about 6 minutes on two cores):
+
+    pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36 && tar xf llama_cpp_python-*.tar.gz
+    cmake -S llama_cpp_python-*/vendor/llama.cpp -B llama -DGGML_NATIVE=ON -DLLAMA_CURL=OFF
+    cmake --build llama -j2 --target llama-bench llama-server
+    python benchmarks/serve.py --llama llama/bin
+
+Contenders take turns and the median of the paired ratios counts. Parts (--only NAME, several times):
+
+  one      one stream through HTTP against llama-bench: decode of 128 tokens, prefill of 512
+  four     four streams at once against llama-server -np 4: total tokens per second, and the slowest one
+  prefix   first token of a prompt whose first 1,000 tokens were seen before: at once, and after a restart
+  json     decode with a JSON schema against decode without
+  stall    the longest pause of a stream while another's 2,000-token prompt is read
+  same     greedy text alone, among seven others, and llama-server's
+  busy     one stream while another program keeps every core busy, against llama-server
+  draft    the embedded model summarises with and without guessing ahead
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import serve_model
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"post": {"type": "string", "minLength": 3000}},
+    "required": ["post"],
+    "additionalProperties": False,
+}
+BUSY = "while True: pass"
+WORDS = "river stone lamp coat the of and a window under seven green walks paper".split()  # noqa: SIM905
+
+
+@dataclass
+class Took:
+    """One reply, as its client saw it; times in seconds since the request was sent."""
+
+    tokens: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    longest: float = 0.0
+    """The longest pause between two pieces."""
+    text: str = ""
+    timings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def decode(self) -> float:
+        """Tokens per second after the first piece."""
+        return (self.tokens - 1) / max(self.last - self.first, 1e-9)
+
+
+class Contender:
+    """A server on a free port; use with `with`."""
+
+    def __init__(self, name: str, command: list[str], ready: str, home: Path) -> None:
+        self.name, self._command, self._ready, self._home = name, command, ready, home
+
+    def __enter__(self) -> Contender:
+        with socket.create_server(("127.0.0.1", 0)) as line:
+            self.port = line.getsockname()[1]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RIG_")}
+        environment["RIG_HOME"] = str(self._home)
+        self._log = self._home / f"{self.name}.log"
+        with self._log.open("wb") as sink:
+            self._process = subprocess.Popen(
+                [*self._command, "--port", str(self.port)],
+                stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=environment,
+            )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError):
+                if self.get("/health")[0] == 200:
+                    return self
+            time.sleep(0.05)
+        sys.exit(f"{self.name} did not start: {self._log.read_text()[-2000:]}")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """One GET."""
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        line.request("GET", path)
+        answer = line.getresponse()
+        return answer.status, answer.read()
+
+    def ask(self, prompt: Any, n: int, **more: Any) -> Took:
+        """Stream a completion of `n` tokens."""
+        body = {"prompt": prompt, "max_tokens": n, "stream": True, "temperature": 0,
+                "ignore_eos": True, "stream_options": {"include_usage": True}} | more  # fmt: skip
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        began = time.perf_counter()
+        line.request(
+            "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
+        )
+        answer, took = line.getresponse(), Took()
+        if answer.status != 200:
+            sys.exit(f"{self.name}: {answer.read().decode()}")
+        while row := answer.readline():
+            if not row.startswith(b"data: {"):
+                continue
+            now = time.perf_counter() - began
+            found = json.loads(row[6:])
+            took.timings = found.get("timings") or took.timings
+            if usage := found.get("usage"):
+                took.tokens = usage["completion_tokens"]
+            if any(choice.get("text") for choice in found.get("choices", ())):
+                took.longest = max(took.longest, now - took.last) if took.first else 0.0
+                took.first, took.last = took.first or now, now
+                took.text += found["choices"][0]["text"]
+        line.close()
+        return took
+
+
+class Race:
+    """The machines, the models and the rounds of one run."""
+
+    def __init__(self, asked: argparse.Namespace, model: Path) -> None:
+        self.asked, self.model = asked, model
+        self.rng = random.Random(asked.seed)
+        self.home = Path(tempfile.mkdtemp(prefix="rig-benchmark-serve-"))
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def rig(self, *more: str, ctx: int = 4096, cache: bool = False) -> Contender:
+        """A `rig serve` of the model."""
+        command = [sys.executable, "-P", "-m", "rig", "serve", str(self.model), "--ctx", str(ctx)]
+        command += ["--threads", str(self.asked.threads), *more]
+        return Contender(
+            "rig", [*command, *([] if cache else ["--prefix-cache", "0"])], "", self.home
+        )
+
+    def llama(self, *more: str, ctx: int = 4096, slots: int = 1) -> Contender:
+        """A llama-server of the model, all its slots sharing the context."""
+        command = [str(self.asked.llama / "llama-server"), "-m", str(self.model), "-c", str(ctx)]
+        command += ["-t", str(self.asked.threads), "-np", str(slots), "-kvu", "--cache-ram", "0"]
+        return Contender("llama-server", [*command, "--no-webui", *more], "", self.home)
+
+    def prompt(self, n: int) -> list[int]:
+        """`n` tokens that nobody has seen before."""
+        return [self.rng.randrange(300, 2000) for _ in range(n)]
+
+    def bench(self, n_prompt: int, n_gen: int) -> float:
+        """Tokens per second by llama-bench."""
+        command = [str(self.asked.llama / "llama-bench"), "-m", str(self.model), "-o", "json"]
+        command += ["-t", str(self.asked.threads), "-p", str(n_prompt), "-n", str(n_gen), "-r", "2"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return float(json.loads(done.stdout)[0]["avg_ts"])
+
+    def note(self, name: str, wanted: str, **figures: Any) -> None:
+        """Keep and print one line."""
+        shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
+        self.results[name] = {"wanted": wanted, **shown}
+        print(f"{name:28} {shown}  (wanted: {wanted})", file=sys.stderr, flush=True)
+
+
+def ratio(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Medians of both sides, and the median of the paired ratios with its spread."""
+    found = sorted(a / b for a, b in pairs)
+    return {
+        "rig": statistics.median(a for a, _ in pairs),
+        "rival": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(found),
+        "ratios": f"{found[0]:.2f} to {found[-1]:.2f}",
+    }
+
+
+def at_once(jobs: Sequence[Callable[[], Took]]) -> list[Took]:
+    """Run all of them at the same time."""
+    found: dict[int, Took] = {}
+    threads = [
+        threading.Thread(target=lambda i=i, job=job: found.__setitem__(i, job()))
+        for i, job in enumerate(jobs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[i] for i in range(len(jobs))]
+
+
+def one(race: Race) -> None:
+    """One stream: decode and prefill."""
+    decode, prefill = [], []
+    with race.rig("--no-draft") as rig:
+        rig.ask(race.prompt(600), 32)
+        for _ in range(race.asked.rounds):
+            decode.append(
+                (rig.ask([race.rng.randrange(300, 2000)], 128).decode, race.bench(0, 128))
+            )
+            prefill.append((512 / rig.ask(race.prompt(512), 2).first, race.bench(512, 0)))
+    race.note("one stream, decode", ">= 0.97", **ratio(decode))
+    race.note("one stream, prefill", ">= 0.97", **ratio(prefill))
+
+
+def four(race: Race) -> None:
+    """Four streams at once: total, and the slowest."""
+    total, fair = [], []
+    with race.rig("--no-draft") as rig, race.llama(slots=4) as rival:
+        for server in (rig, rival):
+            server.ask(race.prompt(100), 16)
+        for _ in range(race.asked.rounds):
+            speeds = []
+            for server in (rig, rival):
+                jobs = [partial(server.ask, race.prompt(64), 128) for _ in range(4)]
+                began = time.perf_counter()
+                took = at_once(jobs)
+                speeds.append(sum(t.tokens for t in took) / (time.perf_counter() - began))
+                if server is rig:
+                    rates = [t.tokens / t.last for t in took]
+                    fair.append(min(rates) / statistics.mean(rates))
+            total.append((speeds[0], speeds[1]))
+    race.note("four at once, total", ">= 0.97", **ratio(total))
+    race.note("four at once, slowest", "fair share", share=statistics.median(fair))
+
+
+def prefix(race: Race) -> None:
+    """First token of a prompt that begins as an earlier one did."""
+    warm, again = [], []
+    for _ in range(max(3, race.asked.rounds // 2)):
+        common = race.prompt(1000)
+        with race.rig(cache=True) as rig:
+            rig.ask(race.prompt(40), 4)
+            cold = rig.ask([*common, *race.prompt(24)], 2).first
+            warm.append((rig.ask([*common, *race.prompt(24)], 2).first, cold))
+        with race.rig(cache=True) as rig:
+            rig.ask(race.prompt(40), 4)
+            again.append((rig.ask([*common, *race.prompt(24)], 2).first, cold))
+    race.note("shared 1,000 tokens", "<= 0.15 of cold", **ratio(warm))
+    race.note("shared, after a restart", "<= 0.15 of cold", **ratio(again))
+
+
+def json_schema(race: Race) -> None:
+    """Decode with and without a schema."""
+    form = {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}}
+    pairs: dict[str, list[tuple[float, float]]] = {"greedy": [], "sampled": []}
+    with race.rig("--no-draft") as rig:
+        rig.ask(race.prompt(20), 8, **form)
+        for _ in range(race.asked.rounds):
+            for name, how in (("greedy", {}), ("sampled", {"temperature": 0.8, "seed": 1})):
+                bound = rig.ask(race.prompt(8), 96, **how, **form).decode
+                pairs[name].append((bound, rig.ask(race.prompt(8), 96, **how).decode))
+    for name, found in pairs.items():
+        race.note(f"JSON schema, {name}", ">= 0.9", **ratio(found))
+
+
+def stall(race: Race) -> None:
+    """The longest pause of a stream while a long prompt is read."""
+    pauses: dict[str, list[float]] = {"rig": [], "llama-server": []}
+    with race.rig("--no-draft") as rig, race.llama(slots=4) as rival:
+        for server in (rig, rival):
+            server.ask(race.prompt(600), 16)
+        for _ in range(max(2, race.asked.rounds // 2)):
+            for server in (rig, rival):
+
+                def late(s: Contender = server) -> Took:
+                    time.sleep(1.0)
+                    return s.ask(race.prompt(2000), 2)
+
+                writer, _ = at_once([partial(server.ask, race.prompt(8), 160), late])
+                pauses[server.name].append(writer.longest)
+    medians = {name: statistics.median(found) for name, found in pauses.items()}
+    race.note("longest pause, seconds", "shorter", **medians)
+
+
+def same(race: Race) -> None:
+    """Greedy text: alone, among seven others, and by llama-server."""
+    for option in ("--flash-attn", "--no-flash-attn"):
+        prompts = [race.prompt(race.rng.randrange(20, 300)) for _ in range(8)]
+        rival_option = ["-fa", "off"] if option.startswith("--no") else []
+        with race.rig(option, "--parallel", "8") as rig:
+            alone = [rig.ask(p, 64).text for p in prompts]
+        with race.rig(option, "--parallel", "8") as rig:
+            together = [t.text for t in at_once([partial(rig.ask, p, 64) for p in prompts])]
+        with race.llama(*rival_option, ctx=4096) as rival:
+            theirs = [rival.ask(p, 64, cache_prompt=False).text for p in prompts]
+        race.note(
+            f"same text, {option[2:]}",
+            "identical, or explained",
+            among_eight=sum(a == b for a, b in zip(alone, together, strict=True)),
+            as_llama_server=sum(a == b for a, b in zip(alone, theirs, strict=True)),
+            of=8,
+        )
+
+
+def busy(race: Race) -> None:
+    """One stream while other programs want every core."""
+    pairs = []
+    with race.rig("--no-draft") as rig, race.llama() as rival:
+        for server in (rig, rival):
+            server.ask(race.prompt(20), 16)
+        with _load(os.cpu_count() or 1):
+            rig.ask(race.prompt(8), 32)
+            for _ in range(race.asked.rounds):
+                pairs.append(
+                    (rig.ask(race.prompt(8), 24).decode, rival.ask(race.prompt(8), 24).decode)
+                )
+    race.note("one stream on a busy box", "not slower", **ratio(pairs))
+
+
+def draft(race: Race) -> None:
+    """Summaries of the embedded model, which copies: with and without guessing ahead."""
+    speeds: dict[str, list[float]] = {}
+    for name, more in (("with", ()), ("without", ("--no-draft",))):
+        with race.rig(*more) as rig:
+            rng = random.Random(1)
+            for _ in range(race.asked.rounds + 2):
+                text = " ".join(rng.choice(WORDS) for _ in range(60))
+                took = rig.ask(f"{text}.\n\n{text}.\n\n{text[:40]}", 160)
+                speeds.setdefault(name, []).append(took.timings["predicted_per_second"])
+    pairs = list(zip(speeds["with"][2:], speeds["without"][2:], strict=True))
+    race.note("guessing ahead, copying", "not slower", **ratio(pairs))
+
+
+@contextlib.contextmanager
+def _load(n: int) -> Iterator[None]:
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+PARTS = {
+    "one": one, "four": four, "prefix": prefix, "json": json_schema, "stall": stall, "same": same,
+    "busy": busy, "draft": draft,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Make the model if there is none, run the parts, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    llama = os.environ.get("RIG_LLAMA_BIN")
+    parser.add_argument(
+        "--llama", type=Path, default=llama, help="folder of llama-bench, llama-server"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=Path("/tmp/rig-benchmark-serve/1b-Q4_K_M.gguf")
+    )
+    parser.add_argument("--only", action="append", choices=list(PARTS), help="just this part")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    if asked.llama is None or not (asked.llama / "llama-server").exists():
+        words = re.split(r"\n\n", __doc__)[1:3]
+        sys.exit("llama.cpp's own programs are needed (--llama FOLDER):\n\n" + "\n\n".join(words))
+    race = Race(asked, serve_model.make(asked.model))
+    for name in asked.only or list(PARTS):
+        PARTS[name](race)
+    if asked.json:
+        print(json.dumps(race.results))
+        return
+    print("| what | wanted | found |\n|---|---|---|")
+    for name, row in race.results.items():
+        figures = ", ".join(f"{k} {v}" for k, v in row.items() if k != "wanted")
+        print(f"| {name} | {row['wanted']} | {figures} |")
+
+
+if __name__ == "__main__":
+    main()

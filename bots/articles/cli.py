@@ -1,0 +1,223 @@
+"""`rig summarise`: options and order of events; everything heavy is imported when it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rig.errors import WrongUse
+from rig.options import api_key, json_option, model_options
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.option(
+    "--length", default="medium", metavar="short|medium|long|N", help="N sentences (or points)."
+)
+@click.option("--bullets", is_flag=True, help="A list of points instead of sentences.")
+@click.option(
+    "--language",
+    default="",
+    show_default=False,
+    metavar="NAME|CODE",
+    help="Write in this language.",
+)
+@click.option(
+    "--focus", default="", show_default=False, metavar="WORDS", help="What it is about above all."
+)
+@click.option(
+    "--style",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A template of your own: the instruction, with $length, $focus and $language.",
+)
+@click.option("--extract", is_flag=True, help="Print the text itself; no model is asked.")
+@click.option("--browser", is_flag=True, help="Render the page with an installed Chromium first.")
+@click.option("--allow-private", is_flag=True, help="Permit addresses in the local network.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here, not to stdout."
+)
+@click.option("--no-cache", is_flag=True, help="Read and ask again, and keep nothing.")
+@click.option(
+    "--context", type=click.IntRange(256), help="Tokens the server reads at once, if it can't say."
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(16), help="Tokens the answer may take, thoughts included."
+)
+@click.option("--parallel", type=click.IntRange(1, 64), default=4, help="Parts asked for at once.")
+@click.option("--quiet", is_flag=True, help="No progress and no remarks.")
+@json_option
+@model_options
+@click.pass_context
+def summarise(ctx: click.Context, /, source: str | None, **options: Any) -> None:
+    """Summarise the article at SOURCE: address, file (HTML, PDF, EPUB, DOCX, Markdown, text) or -.
+
+    \b
+    rig summarise https://example.org/long-read
+    rig summarise paper.pdf --length long --focus "the method"
+    pbpaste | rig summarise - --bullets
+    rig summarise sample            a bundled article
+
+    All of the text is read, however long it is, or the command says what it could not read.
+    """
+    if source is None:
+        if sys.stdin.isatty():
+            click.echo(ctx.get_help())
+            ctx.exit(2)
+        source = "-"
+    from bots.articles import source as sources
+    from bots.articles.cache import Cache
+    from bots.articles.errand import told
+    from bots.articles.wording import Wish, style_of
+
+    wish = Wish(
+        length=options["length"].lower(),
+        bullets=options["bullets"],
+        language=options["language"].strip(),
+        focus=options["focus"].strip(),
+        style=style_of(options["style"]) if options["style"] else "",
+    )
+    wish.task()  # what is wrong with it shows before anything is fetched
+    cache = Cache(None) if options["no_cache"] else Cache.at_home()
+    start = time.monotonic()
+    try:
+        article = sources.article(
+            source, cache, browser=options["browser"], allow_private=options["allow_private"]
+        )
+        seconds = time.monotonic() - start
+        if options["extract"]:
+            found = told(article, {}, {"text": round(seconds, 3)})
+            text, streamed = article.text, False
+            _remarks(found, quiet=options["quiet"])
+        else:
+            found, streamed = _ask(article, wish, cache, options)
+            found["timings"]["text"] = round(seconds, 3)
+            text = found["summary"]
+    finally:
+        cache.close()
+    shown = json.dumps(found, indent=2, ensure_ascii=False) if options["as_json"] else text
+    if options["out"]:
+        from rig.writing import write_text
+
+        write_text(options["out"], shown + "\n")
+    elif not streamed:
+        click.echo(shown)
+
+
+def _ask(
+    article: Any, wish: Any, cache: Any, options: dict[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """The summary as an object, and whether a terminal has seen it already."""
+    from bots.articles.errand import known, summarised
+    from bots.articles.show import Progress
+
+    progress = Progress(
+        quiet=options["quiet"],
+        stream=sys.stdout.isatty() and not options["as_json"] and options["out"] is None,
+    )
+    with contextlib.ExitStack() as open_until_here:
+        found = summarised(
+            article,
+            wish,
+            lambda: open_until_here.enter_context(_connect(options)),
+            cache,
+            who=known(options["url"], options["model"]),
+            listener=progress,
+            context=options["context"],
+            max_tokens=options["max_tokens"],
+            parallel=options["parallel"],
+        )
+    if progress.streamed:
+        click.echo()
+    _remarks(found, quiet=options["quiet"])
+    return found, progress.streamed
+
+
+def _connect(options: dict[str, Any]) -> Any:
+    from rig import starter
+
+    return starter.connect(
+        options["url"], options["model"], api_key=api_key(options["api_key_file"])
+    )
+
+
+def _remarks(found: dict[str, Any], *, quiet: bool) -> None:
+    if quiet:
+        return
+    head = " · ".join(
+        found[name] for name in ("title", "author", "date", "site") if found.get(name)
+    )
+    if head:
+        click.echo(head, err=True)
+    for note in found["notes"]:
+        click.echo(note, err=True)
+    for what, items in found.get("unfounded", {}).items():
+        if items:
+            shown = ", ".join(f"“{item}”" for item in items)
+            click.echo(f"Not in the text, check before you use it: {what} {shown}", err=True)
+
+
+@click.group()
+def read() -> None:
+    """The reading list: what the digest bot summarises, one after another."""
+
+
+@read.command()
+@click.argument("urls", metavar="URL...", nargs=-1, required=True)
+def add(urls: tuple[str, ...]) -> None:
+    """Put pages on the list; they leave it when a digest with them has been delivered."""
+    from bots.articles.article import Unreadable
+    from bots.articles.fetch import parsed
+    from bots.articles.reading_list import ReadingList
+
+    try:
+        checked = [str(parsed(url)) for url in urls]
+    except Unreadable as error:
+        raise WrongUse(error.message) from error
+    with ReadingList.at_home() as reading:
+        for url in checked:
+            click.echo(f"{'added' if reading.add(url) else 'waits already'}: {url}", err=True)
+
+
+@read.command("list")
+@click.option(
+    "--all", "everything", is_flag=True, help="Entries of feeds and what is done as well."
+)
+@json_option
+def list_(everything: bool, as_json: bool) -> None:
+    """Show what waits, what is drafted, and what could not be read and why."""
+    from dataclasses import asdict
+
+    from bots.articles.reading_list import ReadingList
+
+    states = ("waiting", "drafted", "failed", *(("done",) if everything else ()))
+    with ReadingList.at_home() as reading:
+        items = [item for item in reading.items(states) if everything or not item.feed]
+    if as_json:
+        click.echo(json.dumps([asdict(item) for item in items], indent=2, ensure_ascii=False))
+        return
+    for item in items:
+        remark = f"  ({item.reason})" if item.reason else ""
+        click.echo(f"{item.state:8} {item.url}{remark}")
+    if not items:
+        click.echo("Nothing waits: rig read add URL.", err=True)
+
+
+@read.command()
+@click.argument("urls", metavar="URL...", nargs=-1, required=True)
+def remove(urls: tuple[str, ...]) -> None:
+    """Take pages off the list."""
+    from bots.articles.reading_list import ReadingList
+
+    with ReadingList.at_home() as reading:
+        missing = [url for url in urls if not reading.remove(url)]
+    if missing:
+        raise WrongUse(f"Not on the list: {', '.join(missing)}.")
+
+
+COMMANDS: list[click.Command] = [summarise, read]

@@ -1,0 +1,266 @@
+"""Reads all of a text: whole where it fits the model's context, else part by part into notes, then the notes.
+
+Notes are neutral (see `wording.NOTES`) and kept one by one, so an interrupted run goes on where it was, and
+another length, focus, language or style of the same text only reads the notes. The instruction stands first
+in every request and the first request has begun to answer before the others start: a server that keeps its
+prefixes computes the instruction once.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bots.articles import chunks, focus
+from bots.articles.cache import Cache, key
+from bots.articles.clean import Stream, defused, paragraphs
+from bots.articles.listener import Listener
+from bots.articles.ruler import Ruler
+from bots.articles.wording import NOTES, TOKENS_EACH, Wish
+from rig.client import Answer, Busy, Client, Overflow, Unreachable
+from rig.errors import RigError
+from rig.prompts import summary_messages
+from rig.speech import Speech, Splitter
+
+NOTE_TOKENS = 6 * TOKENS_EACH
+PATIENCE = 600.0
+"""Seconds to wait altogether for a server whose queue is full."""
+THINKING = Speech(reasoning_open="<think>", reasoning_close="</think>")
+"""How models think that rig did not teach, where their server leaves it in the text."""
+
+
+@dataclass
+class Summary:
+    """A summary and how it came about."""
+
+    text: str
+    tokens_in: int = 0
+    """Tokens of the text, all of which were read."""
+    tokens_out: int = 0
+    chunks: int = 1
+    """Parts the text was read in; 1 when it fitted whole, 0 when no model was needed."""
+    model: str = ""
+    exact: bool = True
+    """Whether `tokens_in` is the tokenizer's count and not a guess."""
+    kept_notes: int = 0
+    """Parts whose notes were there from an earlier run."""
+    notes: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds: `parts`, `whole` (the last request)."""
+    computed: dict[str, int] = field(default_factory=lambda: {"parts": 0, "whole": 0})
+    """Tokens of prompts that the server says it computed rather than remembered."""
+
+
+class Reader:
+    """One model that reads texts; `who` names it in the keys of what is kept."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        who: str,
+        cache: Cache,
+        context: int | None = None,
+        parallel: int = 4,
+        max_tokens: int | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.client = client
+        self.ruler = Ruler(client, context)
+        self._who = who
+        self._cache = cache
+        self._parallel = max(1, parallel)
+        self._max_tokens = max_tokens
+        self._listener = listener or Listener()
+        speech = client.speech
+        self._speech = speech if speech.reasoning_open else THINKING
+
+    def summarise(self, text: str, wish: Wish) -> Summary:
+        """Read all of `text` and return what `wish` asks for."""
+        text = defused(text)
+        while True:
+            try:
+                return self._summarise(text, wish)
+            except Overflow:
+                self.ruler.tighten()
+
+    def _summarise(self, text: str, wish: Wish) -> Summary:
+        task, answer_tokens = wish.task(), self._max_tokens or wish.tokens
+        answer_tokens = min(answer_tokens, self.ruler.context // 3)
+        found = Summary("", tokens_in=self.ruler.count(text), model=self.client.model)
+        budget = self.ruler.budget(task, answer_tokens)
+        start = time.monotonic()
+        if found.tokens_in > budget:
+            text = self._notes(text, wish, budget, found)
+            found.timings["parts"] = round(time.monotonic() - start, 3)
+        else:
+            self._listener.begin(1, found.tokens_in)
+        start = time.monotonic()
+        answer = self._ask(text, task, answer_tokens, self._listener.piece)
+        found.timings["whole"] = round(time.monotonic() - start, 3)
+        found.computed["whole"] = answer.timings.get("prompt_n", 0)
+        found.tokens_out += answer.completion_tokens
+        found.exact = self.ruler.exact
+        found.text = paragraphs(answer.text)
+        if answer.finish == "length":
+            found.text = whole_sentences(found.text)
+            found.notes.append(f"The summary ended at its limit of {answer_tokens} tokens.")
+        if not found.text:
+            raise RigError(
+                f"The model wrote no summary within {answer_tokens:,} tokens"
+                + (" (it was still thinking): give --max-tokens more." if answer.thought else ".")
+            )
+        found.notes = [*self.ruler.notes, *found.notes]
+        return found
+
+    def _notes(self, text: str, wish: Wish, budget: int, found: Summary) -> str:
+        """Read `text` part by part, and the notes again, until what is left fits in `budget` tokens."""
+        size = min(NOTE_TOKENS, self.ruler.context // 6)
+        room = self.ruler.budget(NOTES, size)
+        parts = chunks.cut(text, room, self.ruler.count)
+        found.chunks = len(parts)
+        self._listener.begin(len(parts), found.tokens_in)
+        notes, found.kept_notes = self._read(parts, size, found)
+        while True:
+            joined = "\n\n".join(notes)
+            if (length := self.ruler.count(joined)) <= budget:
+                break
+            groups = chunks.cut(joined, min(room, max(budget, length // 2)), self.ruler.count)
+            if len(groups) >= len(notes):
+                raise RigError(
+                    f"The notes on {found.chunks} parts do not fit a context of {self.ruler.context:,} "
+                    "tokens: serve the model with a larger context."
+                )
+            notes, _ = self._read(groups, size, found)
+        if wish.focus:
+            extra = focus.sentences_on(wish.focus, text, (budget - length) * 3)
+            if extra and self.ruler.count(joined + extra) < budget:
+                joined += extra
+        return joined
+
+    def _read(self, parts: list[str], size: int, found: Summary) -> tuple[list[str], int]:
+        """The notes on each part, and how many were kept; new ones are kept as soon as they are whole."""
+        keys = [key("note", self._who, NOTES, size, part) for part in parts]
+        notes: list[str | None] = [self._cache.get(one) for one in keys]
+        missing = [at for at, note in enumerate(notes) if note is None]
+        done = kept = len(parts) - len(missing)
+        if done:
+            self._listener.read(done, len(parts))
+        average = self.ruler.count("".join(parts)) // len(parts)
+        workers = min(self._parallel, self.ruler.at_once(average, NOTES, size))
+        for at, answer in self._at_once([parts[at] for at in missing], size, workers):
+            note = paragraphs(answer.text)
+            note = whole_sentences(note) if answer.finish == "length" else note
+            if not note:
+                raise RigError(f"The model wrote nothing about part {missing[at] + 1}.")
+            notes[missing[at]] = note
+            found.tokens_out += answer.completion_tokens
+            found.computed["parts"] += answer.timings.get("prompt_n", 0)
+            self._cache.put(keys[missing[at]], note)
+            done += 1
+            self._listener.read(done, len(parts))
+        return [note for note in notes if note is not None], kept
+
+    def _at_once(self, parts: list[str], size: int, workers: int) -> Any:
+        """Yield (index, answer) as the answers come, `workers` requests at a time.
+
+        Threads that the interpreter does not wait for: Ctrl-C ends them, and the server sees them gone.
+        """
+        tasks: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for at in range(len(parts)):
+            tasks.put(at)
+        results: queue.SimpleQueue[tuple[int, Answer | BaseException]] = queue.SimpleQueue()
+        answering, stop = threading.Event(), threading.Event()
+
+        def work(first: bool) -> None:
+            if not first:
+                answering.wait()
+            while not stop.is_set():
+                try:
+                    at = tasks.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    answer = self._ask(parts[at], NOTES, size, lambda _: answering.set(), stop)
+                except BaseException as error:  # handed to the thread that waits
+                    results.put((at, error))
+                    return
+                finally:
+                    answering.set()
+                results.put((at, answer))
+
+        for worker in range(min(workers, len(parts))):
+            threading.Thread(target=work, args=(worker == 0,), daemon=True).start()
+        try:
+            for _ in parts:
+                at, answer = _next(results)
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield at, answer
+        finally:
+            stop.set()
+
+    def _ask(
+        self,
+        text: str,
+        task: str,
+        size: int,
+        piece: Callable[[str], None],
+        stop: threading.Event | None = None,
+    ) -> Answer:
+        """One request; waits for a busy server, and makes sure that all of the text was read."""
+        messages = summary_messages(text, task)
+        deadline, stop = time.monotonic() + PATIENCE, stop or threading.Event()
+        while True:
+            answer, told = Answer(), False
+            splitter, clean, said = Splitter(self._speech), Stream(), []
+            try:
+                for _, more in self.client.stream(messages, answer, max_tokens=size, temperature=0):
+                    if stop.is_set():
+                        raise RigError("Stopped.")
+                    told = True
+                    said.append(clean.feed(splitter.feed(more)[1]))
+                    piece(said[-1])
+                said.append(clean.feed(splitter.close()[1]) + clean.close())
+                piece(said[-1])
+            except Busy as busy:
+                if told or time.monotonic() + busy.retry_after > deadline:
+                    raise
+                if stop.wait(min(30.0, max(0.2, busy.retry_after))):
+                    raise
+                continue
+            except Unreachable as error:
+                raise Unreachable(
+                    f"{error.message} What was read is kept: run the same command again."
+                ) from error
+            if self.ruler.was_cut(text, answer.prompt_tokens):
+                raise RigError(
+                    f"The server read only {answer.prompt_tokens:,} tokens of a longer text: its context "
+                    "is smaller than it says. Give --context with the true number."
+                )
+            answer.text = "".join(said)
+            return answer
+
+
+def _next(results: queue.SimpleQueue[Any]) -> Any:
+    """The next result; in short waits, because on Windows a long one does not hear Ctrl-C."""
+    while True:
+        try:
+            return results.get(timeout=1.0)
+        except queue.Empty:
+            continue
+
+
+def whole_sentences(text: str) -> str:
+    """`text` without the half sentence at its end, if that leaves anything.
+
+    >>> whole_sentences("One. Two. Thr"), whole_sentences("On")
+    ('One. Two.', 'On')
+    """
+    kept = chunks.sentences(text)
+    end = text.rfind(kept[-2]) + len(kept[-2]) if len(kept) > 1 else len(text)
+    return text if text.endswith((".", "!", "?", "。")) else text[:end]

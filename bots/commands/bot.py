@@ -1,0 +1,203 @@
+"""`rig bot`: what a person does with one bot: look, decide, enable, stop."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from rig.options import api_key, json_option, model_options
+
+
+@click.group()
+def bot() -> None:
+    """Look at a bot's drafts, decide about them, switch it on and off."""
+
+
+@bot.command()
+@click.argument("name", metavar="BOT")
+@click.option("--card", metavar="NAME", help="The card bot: draft a post about this card.")
+@model_options
+@json_option
+def preview(
+    name: str,
+    card: str | None,
+    model: str | None,
+    url: str | None,
+    api_key_file: str | None,
+    as_json: bool,
+) -> None:
+    """Draft one post and show it; nothing is kept and nothing is sent.
+
+    Checked as a real draft would be. Works without a network: the card bot takes invented cards as
+    long as there is no copy of the real ones.
+    """
+    from bots.preview import draft
+
+    shown = draft(name, {"card": card} if card else {}, model, url, api_key(api_key_file))
+    if as_json:
+        click.echo(json.dumps(shown, ensure_ascii=False))
+    elif shown["accepted"]:
+        click.echo(shown["post"])
+        click.echo(
+            f"{shown['card'] or shown['subject']} · {shown['source']} · {shown['attempts']} "
+            f"attempt{'s' * (shown['attempts'] != 1)} · {shown['weighted_length']} of 280 on X",
+            err=True,
+        )
+    for reason in [] if as_json else shown["reasons"]:
+        click.echo(f"refused: {reason}", err=True)
+    if not shown["accepted"]:
+        raise SystemExit(1)
+
+
+@bot.command()
+@click.argument("name", metavar="BOT")
+def enable(name: str) -> None:
+    """Let BOT speak to the world, on all its outlets; until then it speaks on the screen."""
+    from bots import person
+
+    for line in person.enable(name):
+        click.echo(line)
+
+
+@bot.command()
+@click.argument("name", metavar="BOT")
+def disable(name: str) -> None:
+    """Take the world from BOT: from now on it speaks on the screen only."""
+    from bots import person
+
+    click.echo(person.disable(name))
+
+
+@bot.command()
+@click.argument("name", metavar="BOT", required=False)
+@json_option
+def queue(name: str | None, as_json: bool) -> None:
+    """Show what waits for a person, for its time, or for an answer."""
+    from bots import person
+
+    _show(person.queue(name), as_json, "Nothing waits.")
+
+
+@bot.command()
+@click.argument("name", metavar="BOT", required=False)
+@click.option("--last", default=20, type=click.IntRange(1, 10_000), help="So many posts at most.")
+@json_option
+def history(name: str | None, last: int, as_json: bool) -> None:
+    """Show what became of the latest drafts: text, outcome, reason, price."""
+    from bots import person
+
+    _show(person.history(name, last), as_json, "Nothing was drafted yet.")
+
+
+@bot.command()
+@click.argument("number", metavar="NUMBER", type=int)
+def approve(number: int) -> None:
+    """Let the draft NUMBER of the queue go out."""
+    from bots import person
+
+    click.echo(person.approve(number))
+
+
+@bot.command()
+@click.argument("number", metavar="NUMBER", type=int)
+@click.option("--reason", default="rejected by a person", help="Kept in the ledger.")
+def reject(number: int, reason: str) -> None:
+    """Leave the draft NUMBER of the queue out for good."""
+    from bots import person
+
+    click.echo(person.reject(number, reason))
+
+
+@bot.command()
+@click.argument("number", metavar="NUMBER", type=int)
+@click.argument("text", metavar="TEXT|-", required=False)
+def edit(number: int, text: str | None) -> None:
+    """Give the draft NUMBER another text: TEXT, `-` for stdin, or an editor on a terminal.
+
+    The new text is checked like a bot's own.
+    """
+    from bots import person
+
+    if text is None:
+        stdin = sys.stdin
+        if not stdin.isatty():
+            raise click.UsageError("Say the new text, or `-` to read it from stdin.")
+        text = click.edit(person.text(number))
+        if text is None:
+            raise click.UsageError("The text was left as it is.")
+    elif text == "-":
+        text = sys.stdin.read()
+    click.echo(person.edit(number, text.strip()))
+
+
+@bot.command()
+@click.argument("number", metavar="NUMBER", type=int)
+@click.option("--arrived/--lost", required=True, help="What you saw at the outlet.")
+def resolve(number: int, arrived: bool) -> None:
+    """Say what became of the unclear post NUMBER, where no outlet can tell."""
+    from bots import person
+
+    click.echo(person.resolve(number, arrived))
+
+
+@bot.command()
+@click.argument("name", metavar="BOT", required=False)
+@click.option("--outlet", metavar="OUTLET", help="Stop an outlet for all bots instead.")
+@click.option("--all", "everything", is_flag=True, help="Stop everything at once.")
+@click.option(
+    "--reason", default="paused by a person", help="Shown wherever it holds something back."
+)
+def pause(name: str | None, outlet: str | None, everything: bool, reason: str) -> None:
+    """Stop BOT before its next request goes out; works while the daemon runs, on every box."""
+    from bots import person
+
+    click.echo(person.pause(name, outlet, everything, reason))
+
+
+@bot.command()
+@click.argument("name", metavar="BOT", required=False)
+@click.option("--outlet", metavar="OUTLET", help="Let an outlet go on that was stopped.")
+@click.option("--all", "everything", is_flag=True, help="Let go on what --all has stopped.")
+def resume(name: str | None, outlet: str | None, everything: bool) -> None:
+    """Let BOT go on. What was due meanwhile is caught up with as its `catch_up` says."""
+    from bots import person
+
+    click.echo(person.resume(name, outlet, everything))
+
+
+@bot.command()
+@click.option(
+    "--from",
+    "path",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="A saved answer of the API.",
+)
+@click.option("--force", is_flag=True, help="Fetch also what seems to be up to date.")
+def refresh(path: str | None, force: bool) -> None:
+    """Bring the card bot's copy of the cards up to date."""
+    from bots import person
+
+    click.echo(person.refresh(path, force))
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    if not rows:
+        click.echo(nothing, err=True)
+    for row in rows:
+        price = f" · ${row['dollars']:.3f}" if row["dollars"] else ""
+        reason = f" · {row['reason']}" if row["reason"] else ""
+        state = click.style(row["state"], fg=COLOURS.get(row["state"]))
+        click.echo(
+            f"{row['id']:>5}  {row['slot'][:16]}  {row['bot']} → {row['outlet']}  {state}{price}{reason}"
+        )
+        click.echo(f"       {row['text']}")
+
+
+COLOURS = {"sent": "green", "failed": "red", "unknown": "yellow", "draft": "cyan"}

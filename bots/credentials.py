@@ -1,0 +1,127 @@
+"""Secrets: systemd's credentials, then a file that only its owner reads, then the environment, then keyring.
+
+The first place that has any field of an outlet gives them all. Nothing is ever taken from a flag or from
+rig.toml, and everything that was read is taken out of log lines (`bots.redact`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bots.outlets.base import Halt
+from bots.redact import remember
+from rig import places
+from rig.errors import RigError
+from rig.writing import landing
+
+SERVICE = "rig"
+
+
+def load(name: str, fields: Mapping[str, str]) -> dict[str, str]:
+    """The secrets of the outlet `name`; Halt when there are none or some are missing."""
+    if not fields:
+        return {}
+    found, where = find(name, fields)
+    missing = [field for field in fields if not found.get(field)]
+    if missing:
+        said = f"{where} lacks {', '.join(missing)}" if found else f"{name} has no credentials"
+        raise Halt(f"{said}: set them with `rig auth {name}`")
+    return found
+
+
+def find(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """What there is, and where it was found; both empty when nowhere."""
+    for place in (_systemd, _file, _environment, _keyring):
+        found, where = place(name, fields)
+        if found:
+            remember(found.values())
+            return found, where
+    return {}, ""
+
+
+def save(name: str, values: Mapping[str, str]) -> Path:
+    """Keep secrets in the file that only the owner reads; whole or not at all."""
+    path = place(name)
+    remember(values.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    with landing(path) as temporary:
+        temporary.chmod(0o600)
+        temporary.write_text(json.dumps(dict(values), indent=2) + "\n", "utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def forget(name: str) -> bool:
+    """Remove the file; False when there was none."""
+    path = place(name)
+    there = path.exists()
+    path.unlink(missing_ok=True)
+    return there
+
+
+def place(name: str) -> Path:
+    """The file of one outlet."""
+    return places.config_dir() / "credentials" / f"{name}.json"
+
+
+def saved(name: str) -> datetime | None:
+    """When the file was written: how old a token is."""
+    path = place(name)
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.exists() else None
+
+
+def _systemd(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return {}, ""
+    whole = Path(folder) / f"rig-{name}"
+    if whole.is_file():
+        return _read(whole), str(whole)
+    parts = {field: Path(folder) / f"rig-{name}-{field}" for field in fields}
+    found = {f: p.read_text("utf-8").strip() for f, p in parts.items() if p.is_file()}
+    return found, f"{folder}/rig-{name}-*"
+
+
+def _file(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    path = place(name)
+    if not path.is_file():
+        return {}, ""
+    if os.name != "nt" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise Halt(f"{path} can be read by others: chmod 600 {path}")
+    return _read(path), str(path)
+
+
+def _environment(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    prefix = f"RIG_{name.upper().replace('-', '_')}_"
+    found = {
+        f: os.environ[prefix + f.upper()] for f in fields if os.environ.get(prefix + f.upper())
+    }
+    return found, f"the environment ({prefix}*)"
+
+
+def _keyring(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Only where the package is installed and has somewhere to look: a headless box has neither."""
+    try:
+        keyring = importlib.import_module("keyring")
+    except ModuleNotFoundError:
+        return {}, ""
+    try:
+        said = {field: keyring.get_password(SERVICE, f"{name}:{field}") for field in fields}
+    except Exception:  # every backend has errors of its own; all mean that it can't be used
+        return {}, ""
+    return {field: value for field, value in said.items() if value}, "the keyring"
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {str(key): str(value) for key, value in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise RigError(f"{path} is not a JSON object of secrets: set them again.") from error

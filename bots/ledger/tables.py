@@ -1,0 +1,160 @@
+"""The ledger's tables, as the newest schema has them; `migrations` says how older ones become this.
+
+A slot of a bot is one row of `runs`, what goes to one outlet in one slot one row of `outbox`: both are
+unique, and that is what keeps any number of daemons from posting twice. Money is in millionths of a dollar.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC; a naive one is refused, so that no local time slips in."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Into the database."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment in the ledger carries its time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Out of it; SQLite forgets the zone."""
+        if value is None:
+            return None
+        found: datetime = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+        return found.astimezone(UTC)
+
+
+Key = BigInteger().with_variant(Integer, "sqlite")
+
+version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+bots = Table(
+    "bots",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("enabled", Boolean, nullable=False, default=False),
+    Column("schedule", Text, nullable=False),
+    Column("since", Moment, nullable=False),  # slots before this are none of ours
+)
+
+switches = Table(  # a row means: stopped; scope is "all", "bot:NAME" or "outlet:NAME"
+    "switches",
+    metadata,
+    Column("scope", String(60), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+daemons = Table(
+    "daemons",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("box", String(80), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("rig", String(20), nullable=False),
+    Column("started", Moment, nullable=False),
+    Column("beat", Moment, nullable=False),
+    Column("ended", Moment),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("bot", String(40), nullable=False),
+    Column("slot", Moment, nullable=False),
+    Column("state", String(10), nullable=False),  # running drafted nothing skipped missed failed
+    Column("reason", Text, nullable=False, default=""),
+    Column("owner", String(40), nullable=False),
+    Column("attempt", Integer, nullable=False, default=1),
+    Column("started", Moment, nullable=False),
+    Column("ended", Moment),
+    Column("model", Text, nullable=False, default=""),
+    UniqueConstraint("bot", "slot"),
+)
+
+drafts = Table(
+    "drafts",
+    metadata,
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("bot", String(40), nullable=False),
+    Column("slot", Moment, nullable=False),
+    Column("made", Moment, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("subject", Text, nullable=False, default=""),
+    Column("source", String(10), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reasons", Text, nullable=False),  # JSON list
+    Column("links", Boolean, nullable=False),
+    Column("own_words", Text, nullable=False, default=""),
+    Column("image", Text, nullable=False, default=""),
+    Column("alt", Text, nullable=False, default=""),
+    Column("data", Text, nullable=False),  # JSON object
+    UniqueConstraint("bot", "slot"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("draft", Key, nullable=False),
+    Column("bot", String(40), nullable=False),
+    Column("outlet", String(40), nullable=False),
+    Column("slot", Moment, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("key", String(64), nullable=False, unique=True),
+    Column(
+        "state", String(10), nullable=False
+    ),  # draft approved claimed sent unknown failed skipped
+    Column("reason", Text, nullable=False, default=""),
+    Column("not_before", Moment, nullable=False),
+    Column("expires", Moment, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("owner", String(40), nullable=False, default=""),
+    Column("claimed", Moment),
+    Column("settled", Moment),
+    Column("external_id", Text, nullable=False, default=""),
+    Column("cost", BigInteger, nullable=False, default=0),
+    Column("away", Boolean, nullable=False),
+    Column("told", Boolean, nullable=False, default=False),
+    Column("media", Text, nullable=False, default=""),
+    UniqueConstraint("bot", "outlet", "slot"),
+    Index("outbox_state", "state", "not_before"),
+    Index("outbox_claimed", "bot", "claimed"),
+)
+
+shown = Table(
+    "shown",
+    metadata,
+    Column("bot", String(40), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("card", String(80), primary_key=True),
+    Column("slot", Moment, nullable=False),
+    UniqueConstraint("bot", "slot"),
+)

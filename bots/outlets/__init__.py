@@ -1,0 +1,37 @@
+"""Where posts go: one module for each kind of outlet, imported when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from bots.outlets.base import Outlet
+from rig.config import validated
+from rig.errors import WrongUse, nearest
+
+KINDS = {
+    "bluesky": "Bluesky",
+    "file": "File",
+    "mastodon": "Mastodon",
+    "screen": "Screen",
+    "telegram": "Telegram",
+    "webhook": "Webhook",
+    "x": "X",
+}
+"""Kind and class: `x` is the class X of the module `bots.outlets.x`."""
+
+
+def build(
+    name: str, tables: Mapping[str, Mapping[str, Any]], secrets: Mapping[str, str] | None = None
+) -> Outlet:
+    """The outlet called `name` as `[outlets.NAME]` describes it; `kind` is the name unless given."""
+    table = dict(tables.get(name, {}))
+    kind = str(table.pop("kind", name))
+    if kind not in KINDS:
+        if name not in tables:
+            known = {*KINDS, *tables}
+            raise WrongUse(f"There is no outlet {name!r}; {nearest(name, known)}")
+        raise WrongUse(f"[outlets.{name}] in rig.toml: kind: {kind!r}; {nearest(kind, KINDS)}")
+    found: type[Outlet] = getattr(importlib.import_module(f"bots.outlets.{kind}"), KINDS[kind])
+    return found(name, validated(found.settings, table, f"[outlets.{name}] in rig.toml"), secrets)

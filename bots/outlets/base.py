@@ -1,0 +1,136 @@
+"""What an outlet is: it measures a text, names its price, sends it once, and can say what became of it.
+
+A failed sending is one of four things, and the ledger treats each differently: it certainly did not go
+out (`NotSent`, tried again later), it never will (`Rejected`), nothing will until a person looks (`Halt`),
+or nobody knows (`Unclear`, never sent again before `find` has looked for it).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from rig.config import Frozen
+
+
+@dataclass(frozen=True)
+class Post:
+    """One thing to send, as the outbox holds it."""
+
+    bot: str
+    slot: datetime
+    text: str
+    key: str
+    """Never the same for two posts, always the same for one: the idempotency key."""
+    image: Path | None = None
+    alt: str = ""
+    claimed: datetime | None = None
+    """When sending began; `find` looks no further back."""
+    attempt: int = 1
+    """The how manieth time it is sent."""
+    media: str = ""
+    """What `prepare` returned: the platform's name of an uploaded picture."""
+
+
+class NotSent(Exception):
+    """It did not go out, and may later; `again` is the earliest moment that makes sense.
+
+    `fresh`: what `prepare` returned is of no use any more.
+    """
+
+    def __init__(self, reason: str, again: datetime | None = None, *, fresh: bool = False) -> None:
+        super().__init__(reason)
+        self.again = again
+        self.fresh = fresh
+
+
+class Rejected(Exception):
+    """The platform will not have this text; another one may pass."""
+
+
+class Halt(Exception):
+    """No post will pass until a person has done something: money, permission, credentials."""
+
+
+class Unclear(Exception):
+    """It may have gone out and it may not."""
+
+
+LOST, UNKNOWN = "lost", "unknown"
+
+
+class Outlet:
+    """One place where posts go; subclasses override what is theirs.
+
+    `settings` is the class that checks the table `[outlets.NAME]`, `secrets` the fields that
+    `rig auth NAME` asks for.
+    """
+
+    kind: ClassVar[str]
+    away: ClassVar[bool] = True
+    """Whether posts leave this box: only then does a bot have to be enabled."""
+    pictures: ClassVar[bool] = False
+    secrets: Mapping[str, str] = MappingProxyType({})
+    """Field and what it is, for the question."""
+    settings: ClassVar[type[Frozen]] = Frozen
+    settle: float = 60.0
+    """Seconds after the hard limit of a call before `find` may conclude that a post is lost."""
+
+    def __init__(self, name: str, settings: Any, secrets: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.options = settings
+        self._given = secrets
+
+    @property
+    def credentials(self) -> Mapping[str, str]:
+        """The secrets, read when they are first needed."""
+        if self._given is None:
+            from bots.credentials import load
+
+            self._given = load(self.name, self.secrets)
+        return self._given
+
+    limit: int = 100_000
+    """How long a text may be, in what `measure` counts."""
+
+    def measure(self, text: str) -> int:
+        """How long `text` is here."""
+        return len(unicodedata.normalize("NFC", text))
+
+    def faults(self, text: str) -> list[str]:
+        """Why this outlet cannot carry `text`."""
+        length = self.measure(text)
+        if length > self.limit:
+            return [f"The post is too long: {length} of {self.limit} for {self.name}."]
+        return []
+
+    def price(self, text: str, image: bool = False) -> int:
+        """What sending `text` costs, in millionths of a dollar."""
+        return 0
+
+    def prepare(self, post: Post, media: str) -> str:
+        """Do what nobody sees and may be done twice, such as uploading a picture; before the claim.
+
+        `media` is what an earlier attempt returned. Raises as `send` does, but never `Unclear`.
+        """
+        return media
+
+    def send(self, post: Post) -> str:
+        """Send it and return the platform's name for it; raises one of the four above."""
+        raise NotImplementedError
+
+    def find(self, post: Post) -> str:
+        """What became of an unclear post: its id, `LOST`, or `UNKNOWN` when only a person can tell.
+
+        Raises `NotSent` when it can't look now.
+        """
+        return UNKNOWN
+
+    def whoami(self) -> str:
+        """The account that the credentials belong to, asked of the platform; for `rig auth`."""
+        return "nobody: this outlet has no account"

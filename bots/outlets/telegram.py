@@ -1,0 +1,96 @@
+"""Telegram over its bot API: a chat or a channel. A bot can't read there: unclear posts wait for a person."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+from bots.outlets.base import Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.wire import CONNECT, READ, broken
+from rig.config import Frozen
+
+CAPTION = 1024
+"""UTF-16 units below a picture."""
+
+
+class TelegramSettings(Frozen):
+    """The table of an outlet of kind `telegram`."""
+
+    chat: str
+    """The chat's number, or @name of a channel."""
+    api: str = "https://api.telegram.org"
+    previews: bool = False
+    """Show a preview of the first link."""
+    silent: bool = False
+
+
+class Telegram(Outlet):
+    """One chat."""
+
+    kind = "telegram"
+    pictures = True
+    settings = TelegramSettings
+    secrets = {"token": "the bot's token from @BotFather"}  # noqa: RUF012
+    limit = 4096
+
+    def measure(self, text: str) -> int:
+        """UTF-16 units, as Telegram counts."""
+        return len(text.encode("utf-16-le")) // 2
+
+    def prepare(self, post: Post, media: str) -> str:
+        """Only make sure that there is a token."""
+        _ = self.credentials["token"]
+        return media
+
+    def send(self, post: Post) -> str:
+        """Send a message, or a picture with the text below it where it fits."""
+        common = {"chat_id": self.options.chat, "disable_notification": self.options.silent}
+        if post.image is not None and self.measure(post.text) <= CAPTION:
+            picture = {"photo": (post.image.name, post.image.read_bytes(), "image/jpeg")}
+            data = {key: str(value).lower() for key, value in common.items()}
+            found = self._call("sendPhoto", data={**data, "caption": post.text}, files=picture)
+        else:
+            preview = {"is_disabled": not self.options.previews}
+            body = {**common, "text": post.text, "link_preview_options": preview}
+            found = self._call("sendMessage", json=body)
+        return str(found["message_id"])
+
+    def whoami(self) -> str:
+        """The bot's name."""
+        return f"@{self._call('getMe')['username']}"
+
+    def _call(self, method: str, **content: Any) -> dict[str, Any]:
+        import httpx
+
+        url = f"{self.options.api.rstrip('/')}/bot{self.credentials['token']}/{method}"
+        try:
+            with httpx.Client(timeout=httpx.Timeout(READ, connect=CONNECT)) as client:
+                answer = client.post(url, **content)
+        except httpx.HTTPError as error:
+            broken(error)
+        try:
+            body = dict(answer.json())
+        except (ValueError, TypeError):
+            body = {}
+        if answer.status_code >= 400 or body.get("ok") is False:
+            judge(answer.status_code, body)
+        if not isinstance(body.get("result"), dict):
+            raise Unclear("Telegram answered in a form of its own")
+        return dict(body["result"])
+
+
+def judge(status: int, body: dict[str, Any]) -> NoReturn:
+    """Say what an error answer means."""
+    said = f"Telegram: {status} {body.get('description', '')}"
+    if status == 429:
+        wait = (body.get("parameters") or {}).get("retry_after", 30)
+        raise NotSent(said, datetime.now(UTC) + timedelta(seconds=float(wait)))
+    if status in (401, 403, 404) or "chat not found" in said:
+        raise Halt(
+            f"{said}: check the token (`rig auth`) and the chat, and that the bot may write there"
+        )
+    if status == 503:
+        raise NotSent(said)
+    if status >= 500:
+        raise Unclear(said)
+    raise Rejected(said)

@@ -1,0 +1,95 @@
+"""Any program that takes a POST of JSON: Discord, Slack, Home Assistant, one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.wire import CONNECT, READ, broken
+from rig.config import Frozen
+
+
+class WebhookSettings(Frozen):
+    """The table of an outlet of kind `webhook`."""
+
+    url: str = ""
+    """Where to; leave it out when the address itself is the secret, and set it with `rig auth`."""
+    token: bool = False
+    """Whether a bearer token goes along (set it with `rig auth`)."""
+    field: str = "text"
+    """The name of the text: Discord wants `content`."""
+    plain: bool = False
+    """Send that one field alone; without it, bot, slot and key go along."""
+    idempotent: bool = False
+    """The other side knows `Idempotency-Key`: an unclear post may be sent again."""
+    limit: int = 2000
+    """Characters."""
+
+
+class Webhook(Outlet):
+    """One address."""
+
+    kind = "webhook"
+    settings = WebhookSettings
+    settle = 1.0
+
+    def __init__(self, name: str, settings: Any, secrets: Mapping[str, str] | None = None) -> None:
+        super().__init__(name, settings, secrets)
+        self.limit = settings.limit
+        wanted = {"url": "the address to post to", "token": "the bearer token"}
+        needed = {"url": not settings.url, "token": settings.token}
+        self.secrets = {key: wanted[key] for key, needs in needed.items() if needs}
+
+    def prepare(self, post: Post, media: str) -> str:
+        """Only make sure that nothing is missing."""
+        _ = self.credentials
+        return media
+
+    def send(self, post: Post) -> str:
+        """Post it."""
+        import httpx
+
+        body = {self.options.field: post.text}
+        if not self.options.plain:
+            body |= {"bot": post.bot, "slot": post.slot.isoformat(), "key": post.key}
+        headers = {"Idempotency-Key": post.key}
+        if token := self.credentials.get("token"):
+            headers["Authorization"] = f"Bearer {token}"
+        url = self.options.url or self.credentials["url"]
+        try:
+            with httpx.Client(timeout=httpx.Timeout(READ, connect=CONNECT)) as client:
+                answer = client.post(url, json=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            broken(error)
+        if not answer.is_success:
+            judge(answer)
+        return _id(answer) or post.key
+
+    def find(self, post: Post) -> str:
+        """Nobody to ask; where the other side knows the key, sending again is safe."""
+        return LOST if self.options.idempotent else UNKNOWN
+
+
+def judge(answer: Any) -> NoReturn:
+    """Say what an error answer means."""
+    status = answer.status_code
+    said = f"the webhook answered {status}"
+    if status in (408, 429, 503):
+        wait = str(answer.headers.get("retry-after", ""))
+        again = datetime.now(UTC) + timedelta(seconds=float(wait)) if wait.isdigit() else None
+        raise NotSent(said, again)
+    if status in (401, 403, 404, 410):
+        raise Halt(f"{said}: check its address and its token")
+    if status >= 500:
+        raise Unclear(said)
+    raise Rejected(said)
+
+
+def _id(answer: Any) -> str:
+    try:
+        found = answer.json()
+    except ValueError:
+        return ""
+    return str(found.get("id", "")) if isinstance(found, dict) else ""

@@ -1,0 +1,1 @@
+"""Invented cards for the offline quickstart; no name or text of a real card is in them."""

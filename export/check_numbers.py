@@ -1,0 +1,187 @@
+"""The numbers of an exported file: how far its distributions are from 16 bit and from what was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from export import ggml, header, trained
+from export.ggml import Floats
+from export.llama import Loaded
+from export.mix import NEED_IMPORTANCE
+from export.quantised import Plan
+from export.report import Report
+from export.weights import Reader
+
+LENGTH = 128
+"""Tokens of one text."""
+SAME = 0.02
+"""Mean KL (nats) up to which a 16-bit file counts as the trained model; rounding gives 1e-4 and less."""
+
+
+def divergence(one: Floats, other: Floats) -> tuple[float, float]:
+    """Mean KL(one ‖ other) in nats, and the share of rows whose likeliest token is the same.
+
+    >>> divergence(np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32))
+    (0.0, 1.0)
+    """
+    total, same = 0.0, 0
+    for left, right in zip(one, other, strict=True):
+        p, q = _log_softmax(left), _log_softmax(right)
+        total += float(np.sum(np.exp(p) * (p - q)))
+        same += int(np.argmax(left) == np.argmax(right))
+    return max(0.0, total / len(one)), same / len(one)
+
+
+def pieces(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
+    """Token sequences to compare distributions on; fewer where the vocabulary makes each one big."""
+    found: list[list[int]] = []
+    left = 512 if loaded.size < 65_536 else 256
+    for text in texts:
+        ids = loaded.tokens(text)
+        if loaded.adds_begin() and ids[:1] != [loaded.special("bos")]:
+            ids = [loaded.special("bos"), *ids]
+        ids = ids[: min(LENGTH, left)]
+        if len(ids) > 1:
+            found.append(ids)
+            left -= len(ids)
+        if left <= 1:
+            break
+    return found
+
+
+def distances(
+    plan: Plan,
+    files: Sequence[Path],
+    reference: Path | None,
+    texts: Sequence[Sequence[int]],
+    report: Report,
+    threads: int,
+) -> None:
+    """Hold every file against 16 bit, and against the trained model where PyTorch is there."""
+    truth = _trained(plan, texts, report, threads)
+    sixteen: list[Floats] | None = None
+    if reference is None:
+        report.notes.append(
+            "Not compared with 16 bit: there is no room on the disk for such a file."
+        )
+    else:
+        sixteen = _logits(reference, texts, threads)
+        if truth is not None:
+            kl, _ = _mean(truth, sixteen)
+            report.adapter["sixteen_bit_kl"] = kl
+            if kl > SAME:
+                report.problems.append(
+                    f"Even in 16 bit the file is not the model that was trained: mean KL {kl:.3f} where "
+                    f"rounding gives less than {SAME}."
+                )
+    for path in files:
+        said = sixteen if sixteen and path == reference else _logits(path, texts, threads)
+        entry = report.file(path.name)
+        entry["positions"] = sum(map(len, texts))
+        if not all(np.isfinite(rows).all() for rows in said):
+            report.problems.append(f"{path.name} computes numbers that are not finite.")
+            continue
+        if sixteen is not None:
+            entry["kl"], entry["top1"] = _mean(sixteen, said)
+        if truth is not None:
+            entry["trained_kl"], entry["trained_top1"] = _mean(truth, said)
+
+
+def felt(plan: Plan, files: Sequence[Path], report: Report) -> None:
+    """Whether the adapter changes anything, and still does after quantising (some rows of each tensor)."""
+    changed = [part for part in plan.parts if part.source in plan.changes]
+    if plan.source.adapter is None:
+        return
+    entries = {path: header.read(path).tensors for path in files}
+    different, bytes_ = dict.fromkeys(files, 0), dict.fromkeys(files, 0)
+    sizes = []
+    work, bare = plan.passing, plan.passing.without_changes()
+    with Reader() as reader:
+        for part in changed:
+            rows = part.shape[0] // part.heads if part.heads else min(part.shape[0], 32)
+            blank = np.empty((rows, part.shape[1] if len(part.shape) > 1 else 1), np.float32)
+            before = bare.fill(part, 0, blank, reader).copy()
+            after = work.fill(part, 0, blank, reader)
+            sizes.append(float(np.linalg.norm(after - before) / (np.linalg.norm(before) or 1)))
+            for path in files:
+                kind = entries[path][part.name].kind
+                one, other = _packed(kind, before), _packed(kind, after)
+                different[path] += int(np.sum(one != other))
+                bytes_[path] += one.size
+    report.adapter |= {
+        "tensors": len(changed),
+        "untouched": sum(size == 0 for size in sizes),
+        "relative_change": float(np.mean(sizes)),
+    }
+    if not any(sizes):
+        report.problems.append(
+            "The adapter has no effect: every change it makes is zero. Was it trained before it was saved?"
+        )
+        return
+    for path in files:
+        report.file(path.name)["changed_bytes"] = different[path] / bytes_[path]
+        if not different[path]:
+            report.problems.append(
+                f"The adapter has no effect in {path.name}: its type rounds every change away; take a "
+                f"finer one."
+            )
+
+
+def _packed(kind: GGMLQuantizationType, rows: Floats) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    room = np.empty(rows.nbytes, np.uint8)
+    even = np.ones(rows.shape[1], np.float32) if kind in NEED_IMPORTANCE else None
+    return room[: ggml.quantise(kind, np.ascontiguousarray(rows), room, even)]
+
+
+def _logits(path: Path, texts: Sequence[Sequence[int]], threads: int) -> list[Floats]:
+    with Loaded(path, context=LENGTH, threads=threads) as loaded:
+        return [loaded.logits(text) for text in texts]
+
+
+def _trained(
+    plan: Plan, texts: Sequence[Sequence[int]], report: Report, threads: int
+) -> list[Floats] | None:
+    """The trained model's logits from PyTorch; None (and a note) where it cannot run."""
+    why = trained.missing(plan.source.adapter, plan.passing.parameters)
+    if why:
+        report.notes.append(f"Not compared with the trained model in PyTorch: {why}.")
+        return None
+    truth: list[Floats] = []
+    moved: list[float] = []
+
+    def keep(number: int, rows: Floats) -> None:
+        truth.append(rows[:, : plan.model.vocabulary].copy())
+
+    def without(number: int, rows: Floats) -> None:
+        moved.append(divergence(truth[number], rows[:, : plan.model.vocabulary])[0])
+
+    try:
+        trained.compare(plan.source.folder, plan.source.adapter, texts, keep, without, threads)
+    except (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        report.notes.append(f"Not compared with the trained model: PyTorch cannot run it ({line}).")
+        return None
+    if moved:
+        report.adapter["moves_kl"] = float(np.mean(moved))
+        if report.adapter["moves_kl"] < 1e-9:
+            report.problems.append("The adapter has no effect: the model says the same without it.")
+    return truth
+
+
+def _mean(one: Sequence[Floats], other: Sequence[Floats]) -> tuple[float, float]:
+    found = [(*divergence(a, b), len(a)) for a, b in zip(one, other, strict=True)]
+    count = sum(size for _, _, size in found)
+    kl = sum(kl * size for kl, _, size in found) / count
+    return kl, sum(top * size for _, top, size in found) / count
+
+
+def _log_softmax(row: Floats) -> np.ndarray[Any, np.dtype[np.float64]]:
+    wide = row.astype(np.float64)
+    wide -= wide.max()
+    return wide - math.log(float(np.exp(wide).sum()))

@@ -1,0 +1,106 @@
+"""The words of an exported file: the same tokens, template, contract and ends as the model it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from export import chat, header
+from export.llama import Loaded
+from export.quantised import Plan
+from export.report import Report
+
+
+def sample_texts() -> list[str]:
+    """Texts in many scripts, with code, numbers and odd spaces; written for rig."""
+    return (Path(__file__).parent / "sample.txt").read_text("utf-8").split("\n-----\n")
+
+
+def same_tokens(
+    plan: Plan, loaded: Loaded, texts: Sequence[str], name: str, report: Report
+) -> None:
+    """Cut every text with the model's own tokenizer and with the file's."""
+    count = different = 0
+    first = ""
+    for add in (False, True):
+        theirs = _hugging_face(plan, texts, add)
+        for text, wanted in zip(texts, theirs, strict=True):
+            if wanted is None:
+                continue
+            got = loaded.tokens(text, add=add)
+            count += len(wanted)
+            if got != wanted:
+                different += 1
+                first = first or _where(text, wanted, got)
+    found = {"texts": 2 * len(texts), "tokens": count, "different": different}
+    report.tokens = found if not report.tokens.get("different") else report.tokens
+    if different:
+        report.problems.append(
+            f"{name} cuts {different} of {2 * len(texts)} texts into other tokens than the "
+            f"tokenizer in {plan.tokenizer} ({first}): take the tokenizer files of the base model."
+        )
+
+
+def same_words(
+    plan: Plan, loaded: Loaded, prompts: Sequence[str], path: Path, report: Report
+) -> None:
+    """Template, contract, beginning and end tokens as they were in training."""
+    held = header.read(path).keys
+    template = chat.plain(plan.vocabulary.template)
+    if held.get("tokenizer.chat_template") != template:
+        report.problems.append(
+            f"{path.name} has another chat template than {plan.source.adapter or plan.tokenizer}: "
+            f"export it again."
+        )
+    taught = plan.source.speech.metadata()
+    if any(held.get(key) != value for key, value in taught.items()):
+        report.problems.append(
+            f"{path.name} does not carry the system prompt and marks it was taught: export again."
+        )
+    begin = loaded.special("bos")
+    for prompt in prompts:
+        ids = loaded.tokens(prompt)
+        if begin >= 0 and ids[:2] == [begin, begin]:
+            report.problems.append(
+                f"The chat template begins a text twice ({word(plan, 'bos')} {word(plan, 'bos')}): the "
+                f"model never saw that; correct chat_template in {plan.tokenizer}."
+            )
+            break
+    for name in ("eos", "eot", "eom"):
+        number = plan.vocabulary.special.get(name)
+        if number is not None and not loaded.ends(number):
+            report.problems.append(
+                f"{path.name} does not stop at {plan.vocabulary.tokens[number]!r}, which ends a "
+                f"reply in training: answers would run on."
+            )
+
+
+def _hugging_face(plan: Plan, texts: Sequence[str], add: bool) -> list[list[int] | None]:
+    """What the model's own tokenizer makes of the texts; None where it cannot say."""
+    path = plan.tokenizer / "tokenizer.json"
+    if path.is_file():
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        found = tokenizer.encode_batch(list(texts), add_special_tokens=add)
+        return [one.ids for one in found]
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(plan.tokenizer / "tokenizer.model"))
+    marks = [text for text in plan.vocabulary.tokens if text.startswith("<") and text.endswith(">")]
+    plainly = [None if any(m in text for m in marks) else pieces.encode(text) for text in texts]
+    begin = [plan.vocabulary.special["bos"]] if plan.vocabulary.adds.get("bos", True) else []
+    return [ids if ids is None or not add else [*begin, *ids] for ids in plainly]
+
+
+def _where(text: str, wanted: Sequence[int], got: Sequence[int]) -> str:
+    at = next((n for n, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), 0)
+    return f"first in {text[:30]!r}, token {at}"
+
+
+def word(plan: Plan, name: str) -> str:
+    """The text of the token `bos`, `eos`, ...; empty where there is none."""
+    number = plan.vocabulary.special.get(name)
+    return "" if number is None else plan.vocabulary.tokens[number]

@@ -1,0 +1,105 @@
+"""The head of a GGUF file in milliseconds: its keys and its list of tensors, no weights.
+
+The `gguf` package's reader makes an array of every token's text, which takes half a minute for a
+vocabulary of 128,000; here long lists are stepped over unless they are asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any
+
+from gguf import GGMLQuantizationType
+
+from rig.errors import RigError
+
+FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""GGUF's numbers for its plain types, as `struct` calls them; 8 is a text, 9 a list."""
+TEXT, LIST = 8, 9
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file."""
+
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]
+    """Rows first, as in torch."""
+    offset: int
+    """First byte, counted from the beginning of the file."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the head of a file says."""
+
+    keys: dict[str, Any]
+    """Values by key; of a list that was stepped over, None."""
+    tensors: dict[str, Entry]
+
+
+def read(path: Path, *, lists: bool = False) -> Header:
+    """Read the head of `path`; `lists` also reads lists, such as all tokens."""
+    try:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as raw:
+            return _Cursor(raw, lists).header()
+    except (OSError, ValueError, KeyError, struct.error, UnicodeDecodeError) as error:
+        raise RigError(f"{path} is no GGUF file, or damaged ({error}).") from error
+
+
+class _Cursor:
+    def __init__(self, raw: mmap, lists: bool) -> None:
+        self.raw, self.lists, self.at = raw, lists, 0
+
+    def header(self) -> Header:
+        if self.raw[:4] != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        self.at = 4
+        version, tensors, count = self.take("I"), self.take("Q"), self.take("Q")
+        if version not in (2, 3):
+            raise ValueError(f"version {version}")
+        keys = {}
+        for _ in range(count):
+            name = self.text()
+            keys[name] = self.value(self.take("I"))
+        found = {}
+        for _ in range(tensors):
+            name = self.text()
+            shape = tuple(self.take("Q") for _ in range(self.take("I")))[::-1]
+            found[name] = Entry(GGMLQuantizationType(self.take("I")), shape, self.take("Q"))
+        alignment = int(keys.get("general.alignment", 32))
+        start = -(-self.at // alignment) * alignment
+        moved = {n: Entry(e.kind, e.shape, start + e.offset) for n, e in found.items()}
+        return Header(keys, moved)
+
+    def take(self, form: str) -> Any:
+        (value,) = struct.unpack_from(f"<{form}", self.raw, self.at)
+        self.at += struct.calcsize(form)
+        return value
+
+    def text(self) -> str:
+        size = self.take("Q")
+        if size > len(self.raw) - self.at:
+            raise ValueError("a text is cut off")
+        self.at += size
+        return self.raw[self.at - size : self.at].decode("utf-8")
+
+    def value(self, kind: int) -> Any:
+        if kind == TEXT:
+            return self.text()
+        if kind != LIST:
+            return self.take(FORMS[kind])
+        inner, count = self.take("I"), self.take("Q")
+        if self.lists:
+            return [self.value(inner) for _ in range(count)]
+        if inner in FORMS:
+            self.at += count * struct.calcsize(FORMS[inner])
+        elif inner == TEXT:
+            for _ in range(count):
+                self.at += 8 + int.from_bytes(self.raw[self.at : self.at + 8], "little")
+        else:
+            raise ValueError("a list of lists")
+        return None

@@ -1,0 +1,187 @@
+"""From a source to finished GGUF files: plan everything, refuse what cannot end well, then one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+
+from export import adapter as adapters
+from export import card, mix, vocabulary
+from export.architecture import Model, Part
+from export.bar import Bar
+from export.ggml import Floats
+from export.onepass import Pass, Target
+from export.source import Source
+from export.vocabulary import read_json
+from export.weights import Tensor, folder_weights, refuse_odd_types, same
+from rig.errors import RigError
+from rig.writing import landing
+
+Importance = Mapping[str, Floats]
+HEADROOM = 64 << 20
+"""Bytes left free on the disk, so that the export is not what fills it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything known before the first byte: what is written, and what it is made of."""
+
+    source: Source
+    model: Model
+    parts: list[Part]
+    tensors: dict[str, Tensor]
+    changes: dict[str, adapters.Change]
+    vocabulary: vocabulary.Vocabulary
+    tokenizer: Path
+    """The folder whose tokenizer it is."""
+
+    @property
+    def passing(self) -> Pass:
+        """The work itself."""
+        return Pass(self.parts, self.tensors, self.changes)
+
+    def kinds(
+        self, file_type: str, importance: Importance | None, *, refuse: bool = True
+    ) -> dict[str, gguf.GGMLQuantizationType]:
+        """The format of every tensor in a file of this type; refused where it would be garbage."""
+        shapes = [(part.name, part.shape) for part in self.parts]
+        chosen = mix.types(file_type, shapes, self.model.shape, importance=importance is not None)
+        if refuse:
+            mix.refuse_without_importance(file_type, chosen, set(importance or ()))
+        return chosen
+
+
+@dataclass(frozen=True)
+class Made:
+    """One finished file."""
+
+    path: Path
+    quant: str
+    bytes: int
+    sha256: str
+
+
+def plan(source: Source) -> Plan:
+    """Read every header and configuration, and fit them together; nothing is written."""
+    tensors = folder_weights(source.folder)
+    refuse_odd_types(tensors, source.folder)
+    model = Model(read_json(source.folder / "config.json"), str(source.folder))
+    changes: dict[str, adapters.Change] = {}
+    tensors = {name.replace("language_model.", ""): tensor for name, tensor in tensors.items()}
+    if source.adapter is not None:
+        adapter = adapters.load(source.adapter)
+        tensors = adapters.fit(adapter, tensors, tied=model.tied)
+        changes = adapter.changes
+    _untie(model, tensors, changes)
+    parts = model.parts({name: tensor.shape for name, tensor in tensors.items()})
+    tokenizer = _tokenizer_folder(source, model)
+    words = vocabulary.load(
+        tokenizer,
+        model.vocabulary,
+        gemma=model.name.startswith("Gemma"),
+        template_from=source.adapter,
+    )
+    return Plan(source, model, parts, tensors, changes, words, tokenizer)
+
+
+def make(
+    plan: Plan,
+    outputs: Mapping[str, Path],
+    *,
+    importance: Importance | None = None,
+    keys: Mapping[str, str | int] | None = None,
+    threads: int = 2,
+) -> list[Made]:
+    """Write one file for each type of `outputs`, all of them whole or none under its final name.
+
+    `keys` are further metadata, such as where an importance matrix came from.
+    """
+    kinds = {quant: plan.kinds(quant, importance) for quant in outputs}
+    work = plan.passing
+    needed = sum(work.size(kinds[quant]) + HEADROOM for quant in outputs)
+    refuse_full_disk(list(outputs.values()), needed)
+    made = []
+    with ExitStack() as stack:
+        temporary = {quant: stack.enter_context(landing(path)) for quant, path in outputs.items()}
+        targets = []
+        for quant, path in temporary.items():
+            target = Target(kinds[quant], path, importance or {})
+            writer = _writer(plan, quant, path)
+            for key, value in (keys or {}).items():
+                add = writer.add_string if isinstance(value, str) else writer.add_uint32
+                add(key, value)
+            work.begin(writer, target)
+            targets.append(target)
+        with Bar(work.parameters, len(plan.parts)) as bar:
+            work.run(targets, threads, bar)
+        for quant, path in temporary.items():
+            made.append(Made(outputs[quant], quant, path.stat().st_size, digest(path)))
+    return made
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_full_disk(paths: Sequence[Path], needed: int) -> None:
+    """Stop before the first byte when the files would not fit; `needed` in bytes."""
+    free = free_disk(paths[0].parent)
+    if free < needed:
+        raise RigError(
+            f"{paths[0].parent} has {free / 1e9:.1f} GB free, the export needs {needed / 1e9:.1f} GB: "
+            f"free some space, or name another place with --out."
+        )
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where `folder` is, or will be."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def sweep(path: Path, age: float = 600.0) -> None:
+    """Remove what a killed export left beside `path`: hidden parts untouched for `age` seconds."""
+    for part in path.parent.glob(f".*{path.name}.*.part"):
+        if time.time() - part.stat().st_mtime >= age:
+            part.unlink(missing_ok=True)
+
+
+def _writer(plan: Plan, quant: str, path: Path) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[plan.model.architecture.gguf])
+    card.describe(writer, plan.source, plan.passing.parameters)
+    plan.model.describe(writer)
+    writer.add_file_type(mix.FILE_TYPES[quant][0])
+    plan.vocabulary.describe(writer)
+    return writer
+
+
+def _untie(
+    model: Model, tensors: dict[str, Tensor], changes: Mapping[str, adapters.Change]
+) -> None:
+    """Drop a head that is only the tied embeddings again; take the vocabulary that is really there."""
+    table, head = tensors.get("model.embed_tokens.weight"), tensors.get("lm_head.weight")
+    trained = {"model.embed_tokens.weight", "lm_head.weight"} & {
+        name for name, change in changes.items() if change.down is not None
+    }
+    if model.tied and table and head and not trained and same(table, head):
+        del tensors["lm_head.weight"]
+    saved = changes.get("model.embed_tokens.weight")
+    if table and saved is not None and saved.whole is not None:
+        model.vocabulary = table.shape[0]
+
+
+def _tokenizer_folder(source: Source, model: Model) -> Path:
+    """The base's tokenizer; the adapter's own only when it brought embeddings for more tokens."""
+    if source.adapter is None or model.vocabulary == model.config["vocab_size"]:
+        return source.folder
+    has = (source.adapter / "tokenizer.json").is_file()
+    return source.adapter if has else source.folder

@@ -1,0 +1,120 @@
+"""What there is to export, found on disk: a run, a model or adapter folder, a hub id, or `embedded`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.adapter import CONFIG as ADAPTER_CONFIG
+from export.vocabulary import read_json
+from rig import runs
+from rig.errors import RigError, WrongUse
+from rig.runs import Run
+from rig.speech import Speech
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FILES = [
+    "*.safetensors", "model.safetensors.index.json", "*config.json", "tokenizer*", "*.jinja",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.json", "vocab.json", "merges.txt",
+    "README.md",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model and what was taught to it."""
+
+    name: str
+    """Names the files that are made: the run's name, or the model's own."""
+    base: str
+    """The base as the user or the run named it."""
+    folder: Path
+    """The base's files."""
+    adapter: Path | None
+    speech: Speech
+    run: Run | None = None
+
+    @property
+    def origin(self) -> str:
+        """The base as a file may name it that travels: a hub id, `embedded`, or a folder's bare name."""
+        return self.base if self.hub_id or self.base == "embedded" else self.folder.resolve().name
+
+    @property
+    def hub_id(self) -> str | None:
+        """The base's id on the hub, when it was named by one."""
+        named = not Path(self.base).exists() and HUB_ID.fullmatch(self.base)
+        return self.base if named else None
+
+
+def find(model: str, *, base: str | None = None, adapter: Path | None = None) -> Source:
+    """Find `model`; `base` replaces the base that a run or an adapter names, `adapter` adds one."""
+    path = runs.find(model)
+    if model != "embedded" and (path / runs.RECORD).is_file():
+        run = Run.open(path)
+        if adapter is not None:
+            raise WrongUse(f"{model} is a run and has its own adapter: leave --adapter-dir out.")
+        if not (run.adapter / ADAPTER_CONFIG).is_file():
+            raise RigError(
+                f"{path} has no finished adapter yet (it is {run.state}): let the training end "
+                f"(rig train --resume {path})."
+            )
+        return _put(path.resolve().name, base or run.base, run.adapter, run)
+    if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
+        named = base or str(read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+        if not named:
+            raise WrongUse(f"{path} is an adapter that names no base: give it with --base.")
+        return _put(path.resolve().name, named, path)
+    if base is not None:
+        raise WrongUse("--base goes with a run or an adapter folder; MODEL is a model itself.")
+    folder = model_folder(model)
+    name = model.rsplit("/", 1)[-1] if not Path(model).exists() else folder.resolve().name
+    return _put(name, model, adapter)
+
+
+def model_folder(model: str) -> Path:
+    """The files of a model: `embedded`, a folder, or a hub id (downloaded when it is not here yet)."""
+    if model == "embedded":
+        from rig.embedded import folder
+
+        return folder()
+    path = Path(model).expanduser()
+    if (path / "config.json").is_file():
+        return path
+    if path.exists():
+        raise WrongUse(
+            f"{path} is no model to export: a run has run.json, a model folder config.json, an adapter "
+            f"{ADAPTER_CONFIG}."
+        )
+    if HUB_ID.fullmatch(model):
+        return _download(model)
+    raise WrongUse(
+        f"There is no {model}: give a run, a model folder, an adapter folder, a hub id such as "
+        f"org/name, or `embedded`."
+    )
+
+
+def _put(name: str, base: str, adapter: Path | None, run: Run | None = None) -> Source:
+    folder = model_folder(base)
+    speech = Speech.load(adapter) if adapter else Speech()
+    return Source(
+        name, base, folder, adapter, speech if speech != Speech() else Speech.load(folder), run
+    )
+
+
+def _download(model: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ModuleNotFoundError:
+        raise RigError(
+            f"{model} is on the hub: pip install huggingface_hub, or give a folder."
+        ) from None
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+    except LocalEntryNotFoundError:
+        raise RigError(
+            f"{model} is neither a folder nor in the hub's cache here, and the hub cannot be reached."
+        ) from None
+    except HfHubHTTPError as error:
+        raise RigError(f"The hub refused {model}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,238 @@
+"""One export from beginning to end: the pass, the check, what is noted in the run, what is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from export import header, imatrix, lora, merged, mix, modelfile, quantised
+from export.ggml import Floats
+from export.quantised import HEADROOM, Made, Plan
+from export.report import Report
+from export.source import Source
+from rig.errors import RigError, WrongUse
+from rig.writing import write_text
+
+SIXTEEN = ("F16", "BF16", "F32")
+"""Types that the others are held against."""
+
+
+@dataclass
+class Result:
+    """Everything that one command made and found."""
+
+    source: Source
+    files: list[Made] = field(default_factory=list)
+    adapter: Made | None = None
+    merged: Path | None = None
+    modelfile: Path | None = None
+    imatrix: Path | None = None
+    report: Report | None = None
+
+    def json(self, seconds: float) -> dict[str, Any]:
+        """The stable object of `--json`."""
+        return {
+            "name": self.source.name,
+            "base": self.source.base,
+            "files": [_entry(made, made.path) for made in self.files],
+            "adapter": _entry(self.adapter, self.adapter.path) if self.adapter else None,
+            "merged": _named(self.merged),
+            "modelfile": _named(self.modelfile),
+            "imatrix": _named(self.imatrix),
+            "check": self.report.json() if self.report else None,
+            "seconds": round(seconds, 1),
+        }
+
+
+class Work:
+    """The exports of one source, one after the other."""
+
+    def __init__(self, source: Source, threads: int) -> None:
+        self.source, self.threads = source, threads
+        self.plan: Plan = quantised.plan(source)
+        self.result = Result(source)
+
+    def gguf(
+        self,
+        outputs: Mapping[str, Path],
+        *,
+        matrix: Path | None,
+        check: bool,
+        with_modelfile: bool,
+    ) -> None:
+        """Write the GGUF files, check them, and leave a Modelfile beside them."""
+        for path in outputs.values():
+            quantised.sweep(path, 0.0 if self.source.run else 600.0)
+        importance, keys = self._importance(matrix, next(iter(outputs.values())))
+        with self._reference(outputs) if check else _none() as extra:
+            targets = {**outputs, **extra}
+            made = quantised.make(
+                self.plan, targets, importance=importance, keys=keys, threads=self.threads
+            )
+            self.result.files = [one for one in made if one.quant in outputs]
+            self._note_files()
+            if with_modelfile:
+                self._modelfile(self.result.files[-1].path)
+            if check:
+                sixteen = [one.path for one in made if one.quant in SIXTEEN]
+                self._check([one.path for one in self.result.files], sixteen)
+
+    def check(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Check files that are there already, as (path, type)."""
+        sixteen = [path for path, quant in files if quant in SIXTEEN]
+        paths = [path for path, _ in files]
+        with _none() if sixteen else self._reference({"": paths[0]}) as extra:
+            if extra:
+                made = quantised.make(self.plan, extra, threads=self.threads)
+                sixteen = [one.path for one in made]
+            self._check(paths, sixteen)
+
+    def lora(self, path: Path) -> None:
+        """Write the adapter alone."""
+        self.result.adapter = lora.make(self.plan, path)
+        if self.source.run is not None:
+            self.source.run.note(lora=self._relative(self.result.adapter))
+
+    def merge(self, folder: Path) -> None:
+        """Write base and adapter as a model folder."""
+        merged.make(self.plan, folder, threads=self.threads)
+        self.result.merged = folder
+        if self.source.run is not None:
+            self.source.run.note(merged=os.path.relpath(folder, self.source.run.path))
+
+    def _check(self, files: Sequence[Path], sixteen: Sequence[Path]) -> None:
+        from export.check import check
+
+        console = Console(stderr=True)
+        with console.status("checking what was written") if console.is_terminal else _none():
+            report = check(self.plan, files, sixteen[0] if sixteen else None, self.threads)
+        self.result.report = report
+        if self.source.run is not None:
+            state = None if report.problems else "checked"
+            self.source.run.note(state, check=None)
+            self.source.run.note(state, check=report.json())
+
+    def _importance(
+        self, given: Path | None, beside: Path
+    ) -> tuple[dict[str, Floats] | None, dict[str, str | int]]:
+        """The importance matrix of a file, or one computed from a text with a Q8_0 file made for it."""
+        if given is None:
+            return None, {}
+        if imatrix.is_text(given):
+            scratch = beside.parent / f".{beside.name}.imatrix.part"
+            quantised.make(self.plan, {"Q8_0": scratch}, threads=self.threads)
+            try:
+                matrix = imatrix.compute(scratch, given, threads=self._busy())
+            finally:
+                scratch.unlink(missing_ok=True)
+            given = beside.with_name(f"{self.source.name}.imatrix.gguf")
+            imatrix.write(matrix, given)
+            self.result.imatrix = given
+        matrix = imatrix.read(given)
+        columns = {part.name: part.shape[-1] for part in self.plan.parts}
+        imatrix.refuse_other_model(matrix, columns, given)
+        return matrix.importance(), {
+            "quantize.imatrix.file": given.name,
+            "quantize.imatrix.dataset": Path(matrix.datasets[0]).name if matrix.datasets else "",
+            "quantize.imatrix.entries_count": len(matrix.sums),
+            "quantize.imatrix.chunks_count": matrix.chunks,
+        }
+
+    def _busy(self) -> int:
+        from export.check import SMALL
+
+        return 1 if self.plan.passing.parameters < SMALL else self.threads
+
+    @contextmanager
+    def _reference(self, outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+        """A 16-bit file to hold the others against, gone afterwards; none where the disk has no room."""
+        beside = next(iter(outputs.values()))
+        work = self.plan.passing
+        needed = sum(
+            work.size(self.plan.kinds(quant, None, refuse=False)) + HEADROOM
+            for quant in (*filter(None, outputs), "F16")
+        )
+        if set(outputs) & set(SIXTEEN) or quantised.free_disk(beside.parent) < needed:
+            yield {}
+            return
+        path = beside.parent / f".{beside.name}.reference.part"
+        try:
+            yield {"F16": path}
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _modelfile(self, gguf_path: Path) -> None:
+        path = gguf_path.parent / "Modelfile"
+        text = modelfile.modelfile(gguf_path.name, self.plan.vocabulary, self.source.speech)
+        write_text(path, text)
+        self.result.modelfile = path
+
+    def _note_files(self) -> None:
+        """Keep the exports of a run in its record, the newest last."""
+        run = self.source.run
+        if run is None:
+            return
+        entries = [self._relative(one) for one in self.result.files]
+        fresh = {entry["file"] for entry in entries}
+        kept = [entry for entry in run.record.get("exports", []) if entry["file"] not in fresh]
+        run.note("exported", exports=[*kept, *entries])
+
+    def _relative(self, made: Made) -> dict[str, Any]:
+        assert self.source.run is not None  # only runs keep a record
+        place = os.path.relpath(made.path, self.source.run.path).replace(os.sep, "/")
+        return _entry(made, Path(place))
+
+
+def exported(source: Source, out: Path | None) -> list[tuple[Path, str]]:
+    """The files that `--check` is to look at: the run's own, or the one named."""
+    if out is not None:
+        if not out.is_file():
+            raise WrongUse(f"There is no file {out} to check.")
+        return [(out, _quant(out))]
+    if source.run is None:
+        raise WrongUse("--check of a model that is no run wants the GGUF file: --out FILE.")
+    entries = source.run.record.get("exports", [])
+    found = [(source.run.path / e["file"], str(e["quant"])) for e in entries]
+    found = [(path, quant) for path, quant in found if path.is_file()]
+    if not found:
+        raise RigError(
+            f"{source.run.path} has no exported file: rig export {source.run.path} --gguf."
+        )
+    return found
+
+
+def place(source: Source, quant: str, out: Path | None, count: int) -> Path:
+    """Where the file of one type goes; `count` types are asked for."""
+    name = f"{source.name}-{quant}.gguf"
+    if out is None:
+        return source.run.path / name if source.run else Path(name)
+    if out.is_dir():
+        return out / name
+    if count > 1:
+        raise WrongUse(f"--out {out} is one file for {count} types: name a folder that exists.")
+    return out
+
+
+def _quant(path: Path) -> str:
+    """The type of a GGUF file, by its own word."""
+    number = header.read(path).keys.get("general.file_type")
+    return next((name for name, (kind, _) in mix.FILE_TYPES.items() if kind == number), "?")
+
+
+def _entry(made: Made, path: Path) -> dict[str, Any]:
+    return {"file": str(path), "quant": made.quant, "bytes": made.bytes, "sha256": made.sha256}
+
+
+def _named(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+@contextmanager
+def _none() -> Iterator[dict[str, Path]]:
+    yield {}

@@ -1,0 +1,142 @@
+"""What the user has set: flag > `RIG_*` environment > ./rig.toml > user rig.toml > default.
+
+A table named like a command (`[serve]`, `[summarise]`) gives defaults for that command's options; the
+other tables (`[model]`, `[bots.NAME]`, `[outlets.NAME]`, ...) belong to one room, which validates its
+own with `section`. An unknown table or key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rig import places
+from rig.errors import WrongUse, nearest
+
+TABLES = ("model", "daemon", "bots", "outlets", "feeds", "train")
+"""Tables that are not commands, or hold more than a command's options."""
+
+
+class Frozen(BaseModel):
+    """A validated object that nobody changes later; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def files() -> list[Path]:
+    """The configuration files there are, the weakest first."""
+    candidates = [places.config_dir() / "rig.toml", Path("rig.toml")]
+    return [path for path in candidates if path.is_file()]
+
+
+def load() -> dict[str, Any]:
+    """All files merged, table by table; damaged TOML is an error with its line."""
+    merged: dict[str, Any] = {}
+    for path in files():
+        merged = merge(merged, read(path))
+    return merged
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One TOML file as a dictionary."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise WrongUse(f"There is no file {path}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WrongUse(f"{path} is not valid TOML: {error}.") from error
+
+
+def merge(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
+    """Lay `strong` over `weak`, table by table.
+
+    >>> merge({"serve": {"port": 1, "host": "h"}}, {"serve": {"port": 2}})
+    {'serve': {'port': 2, 'host': 'h'}}
+    """
+    merged = dict(weak)
+    for key, value in strong.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def section(name: str, kind: type[T]) -> T:
+    """The table `name` as a validated object; defaults when there is no such table."""
+    return validated(kind, load().get(name, {}), f"[{name}] in rig.toml")
+
+
+def validated(kind: type[T], values: Any, where: str) -> T:
+    """`values` as a `kind`, or one sentence that says where and how it is wrong."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise WrongUse(_sentence(kind, error, where)) from None
+
+
+def command_defaults(group: click.Group) -> dict[str, Any]:
+    """What the tables named like commands say, checked against the options those commands have."""
+    found = {}
+    for name, values in load().items():
+        command = group.commands.get(name)
+        if command is None and name not in TABLES:
+            raise WrongUse(
+                f"rig.toml has a table [{name}] that means nothing; "
+                f"{nearest(name, [*TABLES, *group.commands])}"
+            )
+        if command is not None and name not in TABLES:
+            found[name] = _defaults(name, command, values)
+    return found
+
+
+def _defaults(name: str, command: click.Command, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise WrongUse(f"rig.toml: {name} is a table: write [{name}] and its options below.")
+    if isinstance(command, click.Group):
+        subs = command.commands
+        _refuse_unknown(name, values, subs)
+        return {sub: _defaults(f"{name}.{sub}", subs[sub], inner) for sub, inner in values.items()}
+    options = {p.name for p in command.params if isinstance(p, click.Option) and p.name}
+    given = {key.replace("-", "_"): value for key, value in values.items()}
+    _refuse_unknown(name, given, options)
+    return given
+
+
+def _refuse_unknown(table: str, given: Iterable[str], known: Iterable[str]) -> None:
+    if wrong := sorted(set(given) - set(known)):
+        raise WrongUse(f"rig.toml: [{table}] has no {wrong[0]!r}; {nearest(wrong[0], known)}")
+
+
+def _sentence(kind: type[BaseModel], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields(kind, first["loc"][:-1])
+        return f"{where}: there is no key {path!r}; {nearest(str(first['loc'][-1]), known)}"
+    if first["type"] == "missing":
+        return f"{where}: the key {path!r} is missing: set it."
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+    return f"{where}: {path or 'the table'}: {message}{given}.{more}".replace("..", ".")
+
+
+def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that `kind` knows at `path`; lists and dictionaries on the way are stepped through."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if inner:
+            kind = inner[0]
+    return [field.alias or name for name, field in kind.model_fields.items()]

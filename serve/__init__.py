@@ -1,0 +1,1 @@
+"""The serving room: one GGUF on a small box, over HTTP."""

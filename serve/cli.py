@@ -1,0 +1,139 @@
+"""The commands of the room `serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rig import places
+from rig.errors import WrongUse
+from serve import shell
+from serve.beside import WithWords
+from serve.words import WORDS
+
+
+@click.command(cls=WithWords)
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; others need an API key.")
+@click.option("--port", default=8377, type=click.IntRange(0, 65535), help="0 = any free one.")
+@click.option("--ctx", type=click.IntRange(64), help="Tokens of context; default: what fits.")
+@click.option("--parallel", default=4, type=click.IntRange(1, 64), help="Replies at a time.")
+@click.option("--threads", type=click.IntRange(1), help="Default: performance cores allowed here.")
+@click.option("--batch", default=512, type=click.IntRange(32, 4096), help="Tokens in one step.")
+@click.option(
+    "--cache-type", default="f16", type=click.Choice(["f16", "q8_0"]), help="Of the KV cache."
+)
+@click.option("--flash-attn/--no-flash-attn", default=True, help="Off: slower, and rounds less.")
+@click.option("--mlock", is_flag=True, help="Keep the model from being swapped out.")
+@click.option("--lora", "loras", multiple=True, metavar="[NAME=]PATH", help="LoRA adapter as GGUF.")
+@click.option("--queue", default=64, type=click.IntRange(0), help="Requests that may wait.")
+@click.option("--idle-exit", default=0.0, help="Leave after SECONDS without a request (0 = never).")
+@click.option("--idle-unload", default=0.0, help="Give the memory back after SECONDS (0 = never).")
+@click.option("--no-system", is_flag=True, help="Don't add the taught system prompt.")
+@click.option("--no-draft", is_flag=True, help="Don't guess ahead from the prompt.")
+@click.option("--prefix-cache", default=2.0, help="GiB of prefixes kept on disk (0 = none).")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Name to answer to.")
+@click.option("--api-key-file", type=click.Path(dir_okay=False), help="Else RIG_API_KEY.")
+@click.option("--body-limit", default=8.0, help="MiB that a request may have.")
+@click.option("--time-limit", default=1800.0, help="Seconds that a request may take.")
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    ctx: int | None,
+    parallel: int,
+    threads: int | None,
+    batch: int,
+    cache_type: str,
+    flash_attn: bool,
+    mlock: bool,
+    loras: tuple[str, ...],
+    queue: int,
+    idle_exit: float,
+    idle_unload: float,
+    no_system: bool,
+    no_draft: bool,
+    prefix_cache: float,
+    hosts: tuple[str, ...],
+    api_key_file: str | None,
+    body_limit: float,
+    time_limit: float,
+) -> None:
+    """Serve MODEL over HTTP, in OpenAI's words: a run folder, a GGUF file, or a pulled reference."""
+    from rig.options import api_key
+    from serve import service
+    from serve.box import look
+    from serve.fit import fit
+    from serve.header import read
+    from serve.idle import Idle
+    from serve.models import called, locate
+
+    key = api_key(api_key_file)
+    if key is None and not _is_loopback(host):
+        raise WrongUse(
+            f"--host {host} can be reached by others: set a key with RIG_API_KEY or --api-key-file."
+        )
+    path = locate(model)
+    name = called(model, path)
+    header, box = read(path), look()
+    fits = fit(header, box, ctx, micro_batch=batch, cache=cache_type)
+    threads = threads or box.threads
+    adapters = [_adapter(lora) for lora in loras]
+    engine: dict[str, Any] = {
+        "ctx": fits.context,
+        "parallel": parallel,
+        "threads": threads,
+        "batch": batch,
+        "kv_type": cache_type,
+        "flash_attn": flash_attn,
+        "mlock": mlock,
+        "adapters": tuple(str(path) for _, path in adapters),
+        "disk": str(places.cache_dir() / "prefixes") if prefix_cache else "",
+        "disk_bytes": int(prefix_cache * 2**30),
+        "drafting": not no_draft,
+    }
+    app: dict[str, Any] = {
+        "waiting": queue,
+        "api_key": key,
+        "hosts": (*hosts, host),
+        "body_limit": int(body_limit * 2**20),
+        "time_limit": time_limit,
+        "add_system": not no_system,
+        "adapters": tuple(name for name, _ in adapters),
+    }
+    click.echo(f"{name}: {fits.sentence()}; {threads} threads", err=True)
+    service.make(
+        model=model,
+        path=path,
+        name=name,
+        address=service.Address(host, port),
+        engine=engine,
+        app=app,
+        idle=Idle(idle_unload, idle_exit),
+    ).run()
+
+
+def _adapter(given: str) -> tuple[str, Path]:
+    name, equals, rest = given.partition("=")
+    path = Path(rest if equals else given)
+    if not path.is_file():
+        raise WrongUse(f"--lora: there is no file {path}.")
+    return (name if equals else path.stem), path.resolve()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+for _word in WORDS:
+    serve.word(_word)
+
+COMMANDS: list[click.Command] = [serve, *shell.COMMANDS]

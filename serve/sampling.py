@@ -1,0 +1,182 @@
+"""How one sequence picks its next token: llama.cpp's own sampler chain, and a grammar that is asked last.
+
+The token is sampled first and the grammar checks that one token; only when it refuses are the scores of
+the whole vocabulary masked and sampled again. A grammar before the chain would look at 128,000 tokens
+each time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp as lib
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.engine_native import Native
+
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a request asks of its sampler; the defaults are llama.cpp's."""
+
+    temperature: float = 0.8
+    """0 = always the likeliest token."""
+    top_k: int = 40
+    """Keep this many tokens (0 = all)."""
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    """Tokens that the penalties look back on (0 = none)."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    """None = another one for each request."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def penalises(self) -> bool:
+        """Whether any penalty changes the scores."""
+        asked = (self.repeat_penalty - 1.0, self.presence_penalty, self.frequency_penalty)
+        return self.repeat_last_n != 0 and any(asked)
+
+    @property
+    def plain_greedy(self) -> bool:
+        """Whether the next token is simply the one with the highest score."""
+        return self.temperature <= 0 and not self.penalises and not self.logit_bias
+
+
+class Sampler:
+    """The state of one sequence: the chain with its random numbers, and the grammar's position."""
+
+    def __init__(self, native: Native, asked: Sampling, matcher: Any = None) -> None:
+        self._native = native
+        self._matcher = matcher
+        self._greedy = asked.plain_greedy
+        self._chain = None if self._greedy else _chain(native, asked)
+        self._candidates: NDArray[Any] | None = None
+
+    def pick(self, row: int) -> int:
+        """Choose and accept the next token by the scores at batch row `row`."""
+        if self._matcher is None:
+            if self._chain is None:
+                return int(self._native.logits(row).argmax())
+            return int(lib.llama_sampler_sample(self._chain, self._native.ctx, row))
+        return self._pick_by_grammar(row)
+
+    def accept(self, token: int, *, generated: bool = True) -> None:
+        """Take `token` as chosen elsewhere: a prompt token, or one of a reply that is resumed."""
+        if generated and self._matcher is not None:
+            self._matcher.consume_token(token)
+        if self._chain is not None:
+            if (
+                generated
+            ):  # draw what the choice drew, so that a resumed reply goes on with its seed
+                self._apply(np.array([(token, 0.0, 0.0)], CANDIDATE))
+            lib.llama_sampler_accept(self._chain, token)
+
+    @property
+    def done(self) -> bool:
+        """Whether the grammar allows nothing more."""
+        return self._matcher is not None and bool(self._matcher.is_stopped())
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with the grammar, found while it ran; empty when nothing is."""
+        said = str(self._matcher.get_error()) if self._matcher is not None else ""
+        return " ".join(said.split("<state>")[0].split())[:300]
+
+    def forced(self, limit: int) -> list[int]:
+        """The tokens that the grammar leaves no choice about, at most `limit`."""
+        if self._matcher is None:
+            return []
+        return [int(token) for token in self._matcher.compute_ff_tokens()[:limit]]
+
+    def close(self) -> None:
+        """Free the chain."""
+        if self._chain is not None:
+            lib.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def _pick_by_grammar(self, row: int) -> int:
+        logits = self._native.logits(row)
+        token = self._choose(logits)
+        if not self._matcher.validate_tokens([token]):
+            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            allowed = np.unpackbits(bits, bitorder="little")[: len(logits)].view(bool)
+            token = self._choose(np.where(allowed, logits, np.float32(-np.inf)))
+        self._matcher.consume_token(token)
+        if self._chain is not None:
+            lib.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _choose(self, logits: NDArray[np.float32]) -> int:
+        if self._chain is None:
+            return int(logits.argmax())
+        if self._candidates is None:
+            self._candidates = np.empty(len(logits), CANDIDATE)
+            self._ids = np.arange(len(logits), dtype=np.int32)
+        self._candidates["id"] = self._ids
+        self._candidates["logit"] = logits
+        return self._apply(self._candidates)
+
+    def _apply(self, candidates: NDArray[Any]) -> int:
+        data = ctypes.cast(candidates.ctypes.data, lib.llama_token_data_p)
+        array = lib.llama_token_data_array(data, len(candidates), -1, False)
+        lib.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+
+def top_logprobs(logits: NDArray[np.float32], token: int, n: int) -> list[tuple[int, float]]:
+    """(token, natural log of its probability) of the chosen token, then of the `n` likeliest ones.
+
+    Probabilities are the model's own, before temperature and cuts.
+    """
+    scores = logits.astype(np.float64)
+    total = float(scores.max()) + float(np.log(np.exp(scores - scores.max()).sum()))
+    best = np.argpartition(scores, -n)[-n:] if n else np.empty(0, np.int64)
+    best = best[np.argsort(-scores[best], kind="stable")]
+    return [(int(t), float(scores[t]) - total) for t in (token, *best)]
+
+
+def _chain(native: Native, asked: Sampling) -> Any:
+    params = lib.llama_sampler_chain_default_params()
+    params.no_perf = True
+    chain = lib.llama_sampler_chain_init(params)
+    n_vocab = native.n_vocab
+    parts = []
+    if asked.logit_bias:
+        biases = (lib.llama_logit_bias * len(asked.logit_bias))(*asked.logit_bias)
+        parts.append(lib.llama_sampler_init_logit_bias(n_vocab, len(biases), biases))
+    if asked.penalises:
+        parts.append(
+            lib.llama_sampler_init_penalties(
+                n_vocab,
+                asked.repeat_last_n,
+                asked.repeat_penalty,
+                asked.frequency_penalty,
+                asked.presence_penalty,
+            )
+        )
+    if asked.temperature <= 0:
+        parts.append(lib.llama_sampler_init_greedy())
+    else:
+        seed = secrets.randbits(32) if asked.seed is None else asked.seed & 0xFFFFFFFF
+        parts += [
+            lib.llama_sampler_init_top_k(asked.top_k),
+            lib.llama_sampler_init_typical(asked.typical_p, 1),
+            lib.llama_sampler_init_top_p(asked.top_p, 1),
+            lib.llama_sampler_init_min_p(asked.min_p, 1),
+            lib.llama_sampler_init_temp(asked.temperature),
+            lib.llama_sampler_init_dist(seed),
+        ]
+    for part in parts:
+        lib.llama_sampler_chain_add(chain, part)
+    return chain

@@ -1,0 +1,75 @@
+"""What every test gets: a home of its own, none of the caller's settings, our names unclaimed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOMS = ("rig", "train", "export", "serve", "bots")
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+"""Real data beside the project; absent outside its workplace, so tests that read it skip there."""
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Plain names are short and can be taken; say so before anything is imported."""
+    owners = packages_distributions()
+    for room in ROOMS:
+        if strangers := set(owners.get(room, [])) - {"rig"}:
+            raise pytest.UsageError(f"{room!r} is also installed by {', '.join(sorted(strangers))}")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test has a RIG_HOME of its own and none of the caller's settings or tokens."""
+    for name in list(os.environ):
+        if name.startswith("RIG_") and name != "RIG_FULL":
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("RIG_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data; the test skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real data in ../shared, which is not here")
+    return SHARED
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder, so that no rig.toml and no runs/ of the caller count."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def embedded_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as Q8_0, made once by the real command; tests of export make their own."""
+    path = tmp_path_factory.mktemp("embedded") / "embedded-Q8_0.gguf"
+    words = ["export", "embedded", "--gguf", "--quant", "Q8_0", "--no-check", "--out", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "rig", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip without a system program, but not in CI, where the install step must have brought it."""
+    absent = shutil.which(program) is None and not os.environ.get("CI")
+    return pytest.mark.skipif(
+        absent, reason=f"needs the program {program!r}, which is not installed"
+    )

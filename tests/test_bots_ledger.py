@@ -1,0 +1,230 @@
+"""The ledger on SQLite and on PostgreSQL, and how it grows older: `pytest tests/test_bots_ledger.py`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import postgres
+import pytest
+from sqlalchemy import Connection, inspect, select
+
+from bots.ledger import migrations, outbox, runs, switch
+from bots.ledger.outbox import Target
+from bots.ledger.shown import LedgerDeck
+from bots.ledger.store import Ledger
+from bots.ledger.tables import metadata, version
+from bots.ledger.tables import outbox as table
+from bots.limits import over_cap
+from bots.registry import Draft
+from bots.settings import BotSettings
+from rig.errors import RigError, WrongUse
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LEASE = timedelta(minutes=2)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    if postgres.programs() is None and not os.environ.get("CI"):
+        pytest.skip("needs PostgreSQL (initdb, pg_ctl)")
+    with postgres.cluster() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    if request.param == "sqlite":
+        opened = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
+    else:
+        opened = Ledger.open(request.getfixturevalue("server"))
+        with opened.write() as connection:
+            for one in reversed(metadata.sorted_tables):
+                if one is not version:
+                    connection.execute(one.delete())
+    yield opened
+    opened.close()
+
+
+def ready(ledger: Ledger, me: str, count: int = 1, outlet: str = "x") -> None:
+    """Rows that wait to be sent."""
+    switch.enable(ledger, "tick", True, "every 1h", NOW)
+    for number in range(count):
+        slot = NOW + number * timedelta(hours=1)
+        run = runs.take(ledger, "tick", slot, me, NOW)
+        assert run
+        target = [Target(outlet, True, 15_000)]
+        outbox.put(
+            ledger, run, "tick", slot, Draft(f"Text {number}"), target,
+            approved=True, expires=NOW + timedelta(days=1), now=NOW,
+        )  # fmt: skip
+
+
+def test_times_come_back_in_utc(ledger: Ledger) -> None:
+    me = runs.arrive(ledger, "box", NOW)
+    ready(ledger, me)
+    (row,) = outbox.due(ledger, ["tick"], NOW)
+    assert row.slot == NOW
+    assert row.slot.tzinfo is UTC
+    with pytest.raises(Exception, match="time zone"), ledger.write() as connection:
+        connection.execute(select(table).where(table.c.slot == NOW.replace(tzinfo=None)))
+
+
+def test_of_twenty_who_want_a_slot_one_gets_it(ledger: Ledger) -> None:
+    got = race(20, lambda number: runs.take(ledger, "tick", NOW, f"daemon {number}", NOW))
+    assert len([one for one in got if one]) == 1
+
+
+def test_of_twenty_who_want_to_send_one_may(ledger: Ledger) -> None:
+    me = runs.arrive(ledger, "box", NOW)
+    ready(ledger, me)
+    (row,) = outbox.due(ledger, ["tick"], NOW)
+    got = race(20, lambda n: outbox.claim(ledger, row, f"daemon {n}", NOW, lambda c: None)[0])
+    assert sorted(got) == ["go"] + ["gone"] * 19
+
+
+def test_twenty_daemons_together_do_not_step_over_a_cap(ledger: Ledger) -> None:
+    me = runs.arrive(ledger, "box", NOW)
+    ready(ledger, me, 20)
+    rows, bot = outbox.due(ledger, ["tick"], NOW), BotSettings(posts_per_day=7)
+
+    def claim(number: int) -> str:
+        def gate(connection: Connection) -> str | None:
+            return over_cap(connection, "tick", bot, "x", 15_000, NOW)
+
+        return outbox.claim(ledger, rows[number], me, NOW, gate)[0]
+
+    assert sorted(race(20, claim)) == ["drop"] * 13 + ["go"] * 7
+
+
+def test_twenty_at_once_draw_twenty_cards(ledger: Ledger) -> None:
+    switch.enable(ledger, "tick", True, "every 1h", NOW)
+    pool = [str(number) for number in range(20)]
+    drawn = race(20, lambda n: LedgerDeck(ledger, "tick", NOW + n * timedelta(hours=1)).draw(pool))
+    assert sorted(drawn) == sorted(pool)
+
+
+def test_only_the_dead_are_taken_over(ledger: Ledger) -> None:
+    alive, silent = runs.arrive(ledger, "one", NOW), runs.arrive(ledger, "two", NOW)
+    me = runs.arrive(ledger, "three", NOW)
+    for number, owner in enumerate((alive, silent)):
+        runs.take(ledger, "tick", NOW + number * timedelta(hours=1), owner, NOW)
+    later = NOW + timedelta(minutes=3)
+    runs.beat(ledger, alive, later)
+    runs.beat(ledger, me, later)
+    assert [row.owner for row in runs.orphans(ledger, "tick", me, later, LEASE)] == [silent]
+    assert runs.orphans(ledger, "tick", me, later, LEASE) == []
+    runs.leave(ledger, alive, later)
+    assert [row.owner for row in runs.orphans(ledger, "tick", me, later, LEASE)] == [alive]
+
+
+def test_what_was_cut_off_while_sending_is_unknown(ledger: Ledger) -> None:
+    gone, me = runs.arrive(ledger, "one", NOW), runs.arrive(ledger, "two", NOW)
+    ready(ledger, gone)
+    (row,) = outbox.due(ledger, ["tick"], NOW)
+    assert outbox.claim(ledger, row, gone, NOW, lambda c: None)[0] == "go"
+    assert outbox.cut_off(ledger, me, [], NOW, LEASE) == 0, "its daemon lives"
+    later = NOW + timedelta(minutes=3)
+    assert outbox.cut_off(ledger, me, [], later, LEASE) == 1
+    (lent,) = outbox.unclear(ledger, ["tick"], me, later, LEASE)
+    assert outbox.unclear(ledger, ["tick"], "other", later, LEASE) == [], "one looks at a time"
+    assert not outbox.settle(ledger, row.id, gone, "sent", later), (
+        "the one that was away is too late"
+    )
+    assert outbox.settle(ledger, lent.id, me, "sent", later, external_id="1")
+
+
+def race(count: int, act: Callable[[int], Any]) -> list[Any]:
+    """Do it in so many threads at the same moment."""
+    start, results = threading.Barrier(count), list[Any]()
+
+    def run(number: int) -> None:
+        start.wait()
+        results.append(act(number))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == count
+    return results
+
+
+def test_an_older_ledger_is_led_up_and_kept_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    old = Ledger.open(f"sqlite:///{path}")
+    ready(old, runs.arrive(old, "box", NOW))
+    old.close()
+
+    def mood(connection: Connection) -> None:
+        connection.exec_driver_sql(
+            "ALTER TABLE drafts ADD COLUMN mood TEXT NOT NULL DEFAULT 'good'"
+        )
+
+    monkeypatch.setitem(migrations.STEPS, 2, mood)
+    new = Ledger.open(f"sqlite:///{path}")
+    with new.read() as connection:
+        assert connection.execute(select(version.c.version)).scalar_one() == 2
+        assert "mood" in {column["name"] for column in inspect(connection).get_columns("drafts")}
+        assert len(connection.execute(select(table)).all()) == 1
+    new.close()
+    copy = Ledger.open(f"sqlite:///{path}.v1")  # led up in its turn: it was whole
+    copy.close()
+
+
+def test_a_step_that_fails_leaves_the_old_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    Ledger.open(url).close()
+
+    def broken(connection: Connection) -> None:
+        connection.exec_driver_sql("ALTER TABLE drafts ADD COLUMN half TEXT")
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(migrations.STEPS, 2, broken)
+        with pytest.raises(RuntimeError):
+            Ledger.open(url)
+    again = Ledger.open(url)
+    with again.read() as connection:
+        assert "half" not in {
+            column["name"] for column in inspect(connection).get_columns("drafts")
+        }
+    again.close()
+
+
+def test_a_ledger_of_a_newer_rig_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    with monkeypatch.context() as patch:
+        patch.setitem(migrations.STEPS, 2, lambda connection: None)
+        Ledger.open(url).close()
+    with pytest.raises(RigError, match="newer rig"):
+        Ledger.open(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "said"),
+    [
+        ("nonsense", WrongUse, "no address of a ledger"),
+        ("mysql://host/db", WrongUse, "no address of a ledger"),
+        ("postgresql://rig:hunter2@127.0.0.1:9/rig", RigError, "cannot be opened"),
+        ("sqlite:////nowhere/at/all.sqlite", RigError, "unable to open"),
+    ],
+)
+def test_a_ledger_that_cannot_be_opened_is_one_sentence(
+    url: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error) as told:
+        Ledger.open(url)
+    assert said in str(told.value)
+    assert "hunter2" not in str(told.value)

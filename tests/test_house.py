@@ -1,0 +1,117 @@
+"""The rules of the house: `pytest tests/test_house.py`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from conftest import ROOMS, ROOT
+
+import rig.cli
+
+HEAVY = {
+    "torch", "numpy", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth",
+    "llama_cpp", "gguf", "safetensors", "tokenizers", "httpx", "pydantic", "rich", "starlette", "uvicorn",
+    "sqlalchemy", "apscheduler", "tweepy", "atproto", "mastodon", "trafilatura", "lxml",
+    "psycopg", "requests", "jinja2", "feedparser", "pypdf", "prompt_toolkit",
+    "huggingface_hub", "prometheus_client", "platformdirs",
+}  # fmt: skip
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where a thing lives"
+            yield node.module or ""
+
+
+def test_the_front_door_is_light() -> None:
+    probe = "import sys, rig.cli; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & HEAVY
+
+
+@pytest.mark.parametrize("room", ROOMS[1:])
+def test_no_room_reaches_into_another(room: str) -> None:
+    allowed = {"rig", room}
+    for path in sources(room):
+        strangers = {m.partition(".")[0] for m in imports(path)} & set(ROOMS) - allowed
+        assert not strangers, f"{path} imports {strangers}"
+        assert "rig.cli" not in set(imports(path)), f"{path} comes in by the front door"
+
+
+def test_only_the_front_door_knows_the_rooms() -> None:
+    for path in sources("rig"):
+        rooms = {m for m in imports(path) if m.partition(".")[0] in ROOMS[1:]}
+        if path.name == "cli.py":
+            assert rooms == {f"{room}.cli" for room in ROOMS[1:]}
+        else:
+            assert not rooms, f"{path} imports {rooms}"
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    def walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+        yield path, command
+        if isinstance(command, click.Group):
+            for name, inner in command.commands.items():
+                yield from walk(f"{path} {name}", inner)
+
+    yield from walk("rig", rig.cli.main)
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands()), ids=[p for p, _ in commands()])
+def test_every_command_and_option_explains_itself(path: str, command: click.Command) -> None:
+    assert command.help, f"{path} has no help"
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{path} {option.opts[0]} has no help"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_file_opens_with_what_it_decides(room: str) -> None:
+    for path in sources(room):
+        first = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+        assert first, f"{path} does not say what it is"
+        assert first[-1] in ".:;,`" or first[-1].isalnum(), f"{path}: {first!r}"
+
+
+def test_nothing_names_the_machine_it_was_made_on() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    forbidden = (
+        "/work" + "/",
+        "farm" + "-studio",
+        "farm" + "-bench",
+        "/opt" + "/pypi",
+        "." + "library",
+    )
+    for name in filter(None, tracked):
+        path = ROOT / name
+        if not path.is_file() or path.suffix in {".safetensors", ".gguf", ".png"}:
+            continue
+        text = path.read_text("utf-8", "replace")
+        for word in forbidden:
+            assert word not in text, f"{name} names {word}"
+        if name != "tests/test_house.py" and name.endswith((".py", ".md")):
+            assert "pip install rig" not in text, f"{name}: rig on the package index is a stranger"
+
+
+def test_the_extras_cover_every_room() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {*ROOMS[1:], "all", "unsloth", "dev"} == set(project["optional-dependencies"])
+    assert "Private :: Do Not Upload" in project["classifiers"]

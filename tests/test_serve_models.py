@@ -1,0 +1,491 @@
+"""Models by name, pulled, listed: `pytest tests/test_serve_models.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import huggingface_hub.constants as hub_constants
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fake_hub import COMMIT, FakeHub, fake_hub
+
+import rig.cli
+from rig import starter
+from rig.errors import RigError, WrongUse
+from rig.runs import Run
+from serve import models, pull
+from serve.reference import Reference, parse
+
+REPO = "someone/Model-GGUF"
+BYTES = random.Random(1).randbytes(3_000_000)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with fake_hub() as found:
+        monkeypatch.setattr(hub_constants, "ENDPOINT", found.url)
+        monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+        found.files[REPO] = {
+            "README.md": b"hello",
+            "Model-Q4_K_M.gguf": BYTES,
+            "Model-Q8_0.gguf": BYTES * 2,
+            "mmproj-Model-f16.gguf": b"eyes",
+        }
+        yield found
+
+
+@pytest.fixture
+def told() -> list[tuple[str, int, int]]:
+    return []
+
+
+def fetch(text: str, told: list[tuple[str, int, int]] | None = None) -> Path:
+    reference = parse(text)
+    assert reference is not None
+    seen = [] if told is None else told
+    return pull.pull(reference, lambda *row: seen.append(row))
+
+
+def gguf_file(path: Path, **keys: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(4096)
+    writer.add_block_count(2)
+    writer.add_embedding_length(64)
+    writer.add_head_count(4)
+    writer.add_file_type(7)
+    for key, value in keys.items():
+        writer.add_string(key.replace("__", "."), value)
+    writer.add_tensor("token_embd.weight", np.zeros((256, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+# ---------------------------------------------------------------------------------------------
+# references
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("o/r", Reference("o/r")),
+        ("o/r:Q4_K_M", Reference("o/r", quant="Q4_K_M")),
+        ("o/r:q8_0@v2", Reference("o/r", quant="q8_0", revision="v2")),
+        ("o/r/sub dir/m.gguf", Reference("o/r", file="sub dir/m.gguf")),
+        ("hf:o/r:Q8_0", Reference("o/r", quant="Q8_0")),
+        ("https://huggingface.co/o/r", Reference("o/r")),
+        ("https://huggingface.co/o/r/blob/main/m.gguf", Reference("o/r", file="m.gguf")),
+        (
+            "microsoft/bitnet-b1.58-2B-4T-gguf:i2_s",
+            Reference("microsoft/bitnet-b1.58-2B-4T-gguf", "i2_s"),
+        ),
+        ("model.gguf", None),
+        ("./o/r", None),
+        ("../o/r", None),
+        ("/abs/o/r", None),
+        ("C:\\models\\m.gguf", None),
+        ("o/r/../../etc/passwd.gguf", None),
+        ("", None),
+    ],
+)
+def test_a_reference_is_known_by_its_form(text: str, reference: Reference | None) -> None:
+    assert parse(text) == reference
+    if reference is not None:
+        assert parse(str(reference)) == reference
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "chosen"),
+    [
+        (Reference("o/r"), ["m-Q4_K_M.gguf", "m-Q8_0.gguf"], ["m-Q4_K_M.gguf"]),
+        (Reference("o/r"), ["only.gguf", "README.md"], ["only.gguf"]),
+        (Reference("o/r", "q8_0"), ["m.Q8_0.gguf", "m.Q4_K_M.gguf"], ["m.Q8_0.gguf"]),
+        (
+            Reference("o/r", "Q4_K"),
+            ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m-Q4_K.gguf"],
+            ["m-Q4_K.gguf"],
+        ),
+        (Reference("o/r", "Q4_K_M"), ["m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"], ["m-Q4_K_M.gguf"]),
+        (Reference("o/r", "f16"), ["m-f16.gguf", "mmproj-m-f16.gguf"], ["m-f16.gguf"]),
+        (Reference("o/r", "i2_s"), ["ggml-model-i2_s.gguf"], ["ggml-model-i2_s.gguf"]),
+        (
+            Reference("o/r", "Q8_0"),
+            ["Q8_0/m-Q8_0-00002-of-00002.gguf", "Q8_0/m-Q8_0-00001-of-00002.gguf", "m-Q4_0.gguf"],
+            ["Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf"],
+        ),
+        (Reference("o/r", file="b.gguf"), ["a.gguf", "b.gguf"], ["b.gguf"]),
+    ],
+)
+def test_the_right_files_are_chosen(asked: Reference, names: list[str], chosen: list[str]) -> None:
+    assert asked.choose(names) == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "says"),
+    [
+        (Reference("o/r"), ["model.safetensors"], "no GGUF file"),
+        (Reference("o/r"), ["../../.bashrc.gguf", "/etc/m.gguf", "..\\m.gguf"], "no GGUF file"),
+        (Reference("o/r"), ["m-Q5_0.gguf", "m-Q8_0.gguf"], "there are: Q5_0, Q8_0"),
+        (
+            Reference("o/r", "Q2_K"),
+            ["m-Q5_0.gguf", "m-Q8_0.gguf"],
+            "no Q2_K; there are: Q5_0, Q8_0",
+        ),
+        (Reference("o/r", file="x.gguf"), ["m-Q5_0.gguf"], "no x.gguf; there are"),
+        (
+            Reference("o/r", "Q8_0"),
+            ["a-Q8_0.gguf", "b-Q8_0.gguf"],
+            "several files.*a-Q8_0.gguf, b-Q8_0",
+        ),
+    ],
+)
+def test_what_cannot_be_chosen_says_what_there_is(
+    asked: Reference, names: list[str], says: str
+) -> None:
+    with pytest.raises(WrongUse, match=says):
+        asked.choose(names)
+
+
+# ---------------------------------------------------------------------------------------------
+# pulling
+
+
+def test_a_model_is_pulled_checked_and_remembered(
+    hub: FakeHub, told: list[tuple[str, int, int]]
+) -> None:
+    path = fetch(f"{REPO}:Q4_K_M", told)
+    assert path.read_bytes() == BYTES
+    assert path == pull.folder() / REPO / "Model-Q4_K_M.gguf"
+    record = pull.record(path)
+    assert record["sha256"] == hashlib.sha256(BYTES).hexdigest()
+    assert (record["repo"], record["revision"], record["size"]) == (REPO, COMMIT, len(BYTES))
+    assert told[-1] == ("Model-Q4_K_M.gguf", len(BYTES), len(BYTES))
+    assert {p.name for p in path.parent.iterdir()} <= {
+        "Model-Q4_K_M.gguf", "Model-Q4_K_M.gguf.json", ".Model-Q4_K_M.gguf.lock"
+    }  # fmt: skip
+    served = hub.served
+    assert fetch(f"{REPO}:q4_k_m") == path
+    assert hub.served == served, "the second time nothing is fetched"
+
+
+def test_a_broken_connection_is_gone_on_with_and_costs_nothing(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
+    hub.breaks_after = [700_000, 1, 0, 1_000_000]
+    assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
+    assert hub.served == len(BYTES), "not a byte twice"
+    assert hub.ranges == [None, "bytes=700000-", "bytes=700001-", "bytes=700001-", "bytes=1700001-"]
+
+
+def test_a_hub_that_hiccups_is_asked_again(hub: FakeHub) -> None:
+    hub.answers = [503, 502]
+    assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
+
+
+def test_a_connection_that_stays_away_ends_in_a_sentence_and_is_gone_on_with(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
+    hub.breaks_after = [1_000_000, *[0] * pull.TRIES]
+    with pytest.raises(RigError, match=r"broke off at 1,000,000 of 3,000,000 bytes.*same command"):
+        fetch(f"{REPO}:Q4_K_M")
+    assert not list(pull.folder().rglob("*.gguf")), "half a model has no name yet"
+    assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
+    assert hub.served == len(BYTES)
+
+
+def test_a_server_that_knows_no_ranges_is_read_from_the_start(hub: FakeHub) -> None:
+    hub.ignores_ranges = True
+    hub.breaks_after = [1_000_000]
+    assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
+
+
+def test_a_damaged_download_is_noticed_thrown_away_and_pulled_anew(hub: FakeHub) -> None:
+    hub.tampered = BYTES[:-1] + b"?"
+    with pytest.raises(RigError, match="came damaged"):
+        fetch(f"{REPO}:Q4_K_M")
+    assert not [p for p in pull.folder().rglob("*") if p.suffix in (".gguf", ".part")]
+    hub.tampered = None
+    assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
+
+
+def test_a_part_that_was_tampered_with_is_noticed(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
+    hub.breaks_after = [1_000_000, *[0] * pull.TRIES]
+    with pytest.raises(RigError, match="broke off"):
+        fetch(f"{REPO}:Q4_K_M")
+    (part,) = pull.folder().rglob("*.part")
+    part.write_bytes(bytes(1_000_000))
+    with pytest.raises(RigError, match="damaged"):
+        fetch(f"{REPO}:Q4_K_M")
+
+
+def test_a_server_that_sends_too_much_is_not_written_without_end(hub: FakeHub) -> None:
+    hub.tampered = BYTES * 3
+    with pytest.raises(RigError, match="more than it said"):
+        fetch(f"{REPO}:Q4_K_M")
+
+
+def test_new_content_under_the_old_name_is_pulled(hub: FakeHub) -> None:
+    first = fetch(f"{REPO}:Q4_K_M")
+    hub.files[REPO]["Model-Q4_K_M.gguf"] = BYTES[::-1]
+    assert fetch(f"{REPO}:Q4_K_M") == first
+    assert first.read_bytes() == BYTES[::-1]
+
+
+def test_all_parts_of_a_split_model_come(hub: FakeHub) -> None:
+    names = [f"Q6_K/m-Q6_K-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
+    hub.files[REPO] |= {name: name.encode() for name in names}
+    path = fetch(f"{REPO}:Q6_K")
+    assert path == pull.folder() / REPO / names[0]
+    assert all((pull.folder() / REPO / name).read_bytes() == name.encode() for name in names)
+
+
+def test_the_token_goes_to_the_hub_and_not_to_where_it_points(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    fetch(f"{REPO}:Q4_K_M")
+    assert {key for place, key in hub.keys if place == "api"} == {"Bearer hf_secret"}
+    assert {key for place, key in hub.keys if place == "cdn"} == {None}
+
+
+def test_a_full_disk_is_seen_before_it_is_full(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("usage", (), {"free": 1_000_000})
+    monkeypatch.setattr(pull.shutil, "disk_usage", lambda path: usage)  # type: ignore[attr-defined]
+    with pytest.raises(RigError, match="make room first"):
+        fetch(f"{REPO}:Q4_K_M")
+    assert hub.served == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("no/such", "no model no/such"),
+        ("gated/one", r"terms accepted.*hf auth login"),
+        (f"{REPO}:Q4_K_M@nope", "no revision 'nope'"),
+        (f"{REPO}:Q2_K", "no Q2_K; there are: Q4_K_M, Q8_0"),
+    ],
+)
+def test_what_the_hub_refuses_is_a_sentence(hub: FakeHub, text: str, says: str) -> None:
+    hub.gated.add("gated/one")
+    with pytest.raises((RigError, WrongUse), match=says):
+        fetch(text)
+
+
+def test_without_a_hash_nothing_is_believed(hub: FakeHub) -> None:
+    hub.without_hash = True
+    with pytest.raises(RigError, match="no hash"):
+        fetch(f"{REPO}:Q4_K_M")
+
+
+def test_no_hub_and_no_network_are_a_sentence(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(RigError, match="can't be asked"):
+        fetch(f"{REPO}:Q4_K_M")
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(RigError, match="HF_HUB_OFFLINE"):
+        fetch(f"{REPO}:Q4_K_M")
+
+
+def _pull_command(hub: FakeHub, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "rig", "pull", *words],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_the_command_prints_the_path_and_nothing_else(hub: FakeHub) -> None:
+    process = _pull_command(hub, f"{REPO}:Q4_K_M", "--json")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    found = json.loads(out)
+    assert Path(found["path"]).read_bytes() == BYTES
+    assert "100 %" in err
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_goes_on_where_it_was(hub: FakeHub, kills: int) -> None:
+    hub.pace = 0.02 if kills < 10 else 0.08
+    dice = random.Random(kills)
+    killed = 0
+    for _ in range(kills):
+        process = _pull_command(hub, f"{REPO}:Q4_K_M")
+        target = hub.served + dice.randrange(1, len(BYTES) // (kills + 1))
+        while hub.served < target and process.poll() is None:
+            time.sleep(0.005)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        assert not list(pull.folder().rglob("Model-Q4_K_M.gguf"))
+    hub.pace = 0
+    process = _pull_command(hub, f"{REPO}:Q4_K_M")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert Path(out.strip()).read_bytes() == BYTES
+    assert killed == kills
+    # what was on its way when it was killed comes twice: at most the buffers of a connection
+    assert hub.served < len(BYTES) + kills * 1_500_000
+
+
+def test_ctrl_c_keeps_what_has_come(hub: FakeHub) -> None:
+    hub.pace = 0.02
+    process = _pull_command(hub, f"{REPO}:Q4_K_M")
+    while hub.served < 1_000_000:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted" in err
+    assert "Traceback" not in err
+    (part,) = pull.folder().rglob("*.part")
+    assert part.stat().st_size > 0
+
+
+def test_two_at_a_time_do_not_write_into_each_other(hub: FakeHub) -> None:
+    hub.pace = 0.02
+    first = _pull_command(hub, f"{REPO}:Q4_K_M")
+    while not hub.served:
+        assert first.poll() is None
+        time.sleep(0.01)
+    with pytest.raises(RigError, match="Another process is pulling"):
+        fetch(f"{REPO}:Q4_K_M")
+    hub.pace = 0
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 0, err
+    assert Path(out.strip()).read_bytes() == BYTES
+
+
+# ---------------------------------------------------------------------------------------------
+# which file a name means
+
+
+def test_a_run_is_its_last_export(elsewhere: Path) -> None:
+    run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
+    with pytest.raises(WrongUse, match="rig export reason --gguf"):
+        models.locate("reason")
+    for name in ("old.gguf", "new.gguf"):
+        gguf_file(run.path / name)
+    run.note("exported", exports=[{"file": "old.gguf"}, {"file": "new.gguf"}])
+    assert models.locate("reason").name == models.locate("runs/reason").name == "new.gguf"
+    assert models.called("runs/reason", models.locate("reason")) == "reason"
+
+
+def test_a_file_and_a_folder_with_one_model_are_taken(elsewhere: Path) -> None:
+    path = gguf_file(elsewhere / "here/m.gguf")
+    assert models.locate("here/m.gguf").resolve() == models.locate("here").resolve() == path
+    gguf_file(elsewhere / "here/n.gguf")
+    with pytest.raises(WrongUse, match=r"several models: name one of m.gguf, n.gguf"):
+        models.locate("here")
+
+
+def test_a_pulled_model_is_found_by_any_of_its_names(hub: FakeHub, elsewhere: Path) -> None:
+    path = fetch(f"{REPO}:Q4_K_M")
+    for name in (
+        f"{REPO}:Q4_K_M",
+        f"{REPO}:q4_k_m",
+        REPO,
+        f"{REPO}/Model-Q4_K_M.gguf",
+        f"hf:{REPO}",
+    ):
+        assert models.locate(name) == path
+    with pytest.raises(WrongUse, match=rf"no Q8_0; there are: Q4_K_M.*rig pull {REPO}:Q8_0"):
+        models.locate(f"{REPO}:Q8_0")
+
+
+def test_another_revision_is_another_model(hub: FakeHub, elsewhere: Path) -> None:
+    path = fetch(f"{REPO}:Q4_K_M@v2")
+    assert (
+        models.locate(f"{REPO}:Q4_K_M@v2") == models.locate(f"{REPO}:Q4_K_M@{COMMIT[:8]}") == path
+    )
+    with pytest.raises(WrongUse, match=r"another revision: rig pull .*@v3"):
+        models.locate(f"{REPO}:Q4_K_M@v3")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("org/repo:Q4_K_M", "rig pull org/repo:Q4_K_M"),
+        ("nonsense", "no run, file or pulled model called nonsense"),
+        ("empty", "neither a run folder nor holds a GGUF"),
+    ],
+)
+def test_what_is_nowhere_says_how_to_get_it(elsewhere: Path, name: str, says: str) -> None:
+    (elsewhere / "empty").mkdir()
+    with pytest.raises(WrongUse, match=says):
+        models.locate(name)
+
+
+# ---------------------------------------------------------------------------------------------
+# listing
+
+
+def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
+    run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
+    taught = gguf_file(run.path / "reason-Q8_0.gguf", rig__reasoning_open="<reasoning>")
+    run.note("exported", exports=[{"file": taught.name}])
+    pulled = gguf_file(pull.folder() / "o/r/m-Q4_K_M.gguf")
+    broken = elsewhere / "broken.gguf"
+    broken.write_bytes(b"<html>not found</html>")
+    url = "http://127.0.0.1:1"
+    announced = starter.announce("reason", url=url)
+    result = CliRunner().invoke(rig.cli.main, ["models", str(broken), "--json"])
+    starter.withdraw(announced)
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert set(rows) == {"reason", "o/r:Q4_K_M", str(broken)}
+    assert rows["reason"]["taught"]
+    assert not rows["o/r:Q4_K_M"]["taught"]
+    assert rows["reason"]["note"] == f"running at {url}"
+    assert (rows["o/r:Q4_K_M"]["path"], rows["o/r:Q4_K_M"]["context"]) == (str(pulled), 4096)
+    assert rows["o/r:Q4_K_M"]["quant"] == "Q8_0", "what the file says, whatever its name"
+    assert rows["o/r:Q4_K_M"]["fits"] == 4096
+    assert rows[str(broken)]["fits"] == 0
+    assert "not a GGUF" in rows[str(broken)]["note"]
+    for row in rows.values():
+        if row["quant"] != "?":
+            assert models.locate(row["name"]), "every name that is shown can be used"
+
+
+def test_the_listing_is_text_for_a_person(elsewhere: Path) -> None:
+    gguf_file(pull.folder() / "o/r/m.gguf")
+    result = CliRunner().invoke(rig.cli.main, ["models"])
+    assert result.stdout.splitlines()[0].split() == [
+        "MODEL",
+        "SIZE",
+        "QUANT",
+        "TRAINED",
+        "ON",
+        "HERE",
+    ]
+    assert "fits, with a context of 4096" in result.stdout
+
+
+def test_no_models_say_how_to_get_one(elsewhere: Path) -> None:
+    result = CliRunner().invoke(rig.cli.main, ["models"])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "rig pull org/repo:Q4_K_M" in result.stderr
+    assert json.loads(CliRunner().invoke(rig.cli.main, ["models", "--json"]).stdout) == []

@@ -1,0 +1,287 @@
+"""Finding a server or starting one, by any number of callers: `pytest tests/test_starter.py`.
+
+What is started here is a stand-in for `rig serve`: a real process with a real port that announces itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_http import Say, ScriptedServer
+
+from rig import places, starter
+from rig.errors import RigError, WrongUse
+from rig.runs import Run
+
+STAND_IN = """
+import json, os, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from rig import starter
+name, idle, plan = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])
+print("loading the model", flush=True)
+time.sleep(plan.get("load", 0))
+if "dies" in plan:
+    sys.exit("Error: " + plan["dies"])
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        sick = os.path.exists(plan.get("sick", "/no/such/file"))
+        self.send_response(503 if sick else 200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"data": [{"id": str(os.getpid())}]}).encode())
+    def log_message(self, *_):
+        pass
+http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+threading.Thread(target=http.serve_forever, daemon=True).start()
+path = starter.announce(name, url=f"http://127.0.0.1:{http.server_port}")
+time.sleep(idle)
+starter.withdraw(path)
+"""
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> Iterator[dict[str, Any]]:
+    """How the stand-in behaves: `load` seconds, `dies` with a sentence, `sick` while that file is there."""
+    plan: dict[str, Any] = {}
+
+    def command(name: str, idle: int) -> list[str]:
+        arguments = [starter.identity(name), str(idle), json.dumps(plan)]
+        return [sys.executable, "-c", STAND_IN, *arguments]
+
+    monkeypatch.setattr(starter, "command", command)
+    yield plan
+    for found in starter.announced():
+        starter.stop(found)
+
+
+def eventually(true: Callable[[], bool], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_a_server_is_started_found_again_and_leaves_nothing(plan: dict[str, Any]) -> None:
+    found = starter.start("some/model:Q4_K_M", idle=60, timeout=30)
+    assert starter.running("some/model:Q4_K_M") == found == starter.running(None)
+    assert starter.running("other/model") is None
+    starter.stop(found)
+    assert eventually(lambda: starter.announced() == []), "silent first, and gone a moment later"
+    assert not [
+        p for p in (places.state_dir() / "servers").iterdir() if p.suffix in (".json", ".alive")
+    ]
+
+
+def test_it_leaves_by_itself_and_its_parent_keeps_no_zombie(plan: dict[str, Any]) -> None:
+    found = starter.start("m", idle=1, timeout=30)
+    assert eventually(lambda: starter.running("m") is None)
+    assert eventually(lambda: not Path(f"/proc/{found['pid']}").exists())
+
+
+CALLER = """
+import sys
+from rig import starter
+import test_starter, json
+starter.command = lambda name, idle: [sys.executable, "-c", test_starter.STAND_IN, name, "60", '{"load": 1}']
+with starter.connect(model="shared/model") as client:
+    print(client.card()["id"])
+"""
+
+
+@pytest.mark.parametrize("callers", [3])
+def test_callers_at_the_same_moment_start_one_server(plan: dict[str, Any], callers: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CALLER],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(callers)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0] * callers, said
+    assert len({out for out, _ in said}) == 1, "all came to the same process"
+    assert len(starter.announced()) == 1
+    assert sum("Loading" in err for _, err in said) == 1, "one of them loaded it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(20))
+def test_again_and_again_they_start_one(plan: dict[str, Any], round_: int) -> None:
+    test_callers_at_the_same_moment_start_one_server(plan, 12)
+
+
+def test_what_a_killed_server_left_is_swept_away(plan: dict[str, Any]) -> None:
+    first = starter.start("m", idle=60, timeout=30)
+    os.kill(first["pid"], signal.SIGKILL)
+    assert eventually(lambda: starter.announced() == [])
+    second = starter.start("m", idle=60, timeout=30)
+    assert second["pid"] != first["pid"]
+    assert starter.announced("m") == [second]
+
+
+def test_a_stranger_on_the_port_of_a_dead_server_is_not_taken_for_it(plan: dict[str, Any]) -> None:
+    with ScriptedServer() as stranger:
+        path = places.state_dir() / "servers" / f"{starter._key('m')}-{os.getpid()}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"model": "m", "url": stranger.url, "pid": os.getpid()}))
+        assert starter.running("m") is None
+        assert stranger.history == [], "it was not even asked"
+    assert not path.exists()
+
+
+def test_half_an_announcement_is_no_server(plan: dict[str, Any]) -> None:
+    path = starter.announce("m", url="http://127.0.0.1:1")
+    path.write_text('{"model": ')
+    assert starter.announced("m") == []
+    starter.withdraw(path)
+
+
+def test_a_server_that_dies_while_loading_is_told_with_its_own_words(plan: dict[str, Any]) -> None:
+    plan["dies"] = "m needs 40 GiB, and 2 are free here."
+    with pytest.raises(
+        RigError, match="m could not be served: m needs 40 GiB, and 2 are free here"
+    ):
+        starter.start("m", idle=60, timeout=30)
+    assert starter.announced() == []
+
+
+def test_a_server_that_never_gets_ready_is_stopped(plan: dict[str, Any]) -> None:
+    plan["load"] = 60
+    begun = time.monotonic()
+    with pytest.raises(RigError, match=r"not ready after 1 s.*start_timeout"):
+        starter.start("m", idle=60, timeout=1)
+    assert time.monotonic() - begun < 15
+    assert starter.announced() == []
+
+
+def test_a_living_server_that_is_not_well_is_waited_for(
+    plan: dict[str, Any], tmp_path: Path
+) -> None:
+    sick = tmp_path / "sick"
+    plan["sick"] = str(sick)
+    first = starter.start("m", idle=60, timeout=30)
+    sick.touch()
+    assert starter.running("m") is None
+    with pytest.raises(RigError, match="does not answer: stop it"):
+        starter.start("m", idle=60, timeout=1)
+    sick.unlink()
+    assert starter.start("m", idle=60, timeout=30) == first, "no rival was started"
+
+
+def test_ctrl_c_while_it_loads_stops_it_too(plan: dict[str, Any]) -> None:
+    probe = CALLER.replace('"load": 1', '"load": 60')
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    caller = subprocess.Popen(
+        [sys.executable, "-c", probe], env=environment, stderr=subprocess.PIPE
+    )
+    log = places.state_dir() / "servers" / f"{starter._key('shared/model')}.log"
+    assert eventually(lambda: log.exists() and b"loading" in log.read_bytes())
+    children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()
+    caller.send_signal(signal.SIGINT)
+    caller.communicate(timeout=20)
+    assert len(children) == 1
+    assert eventually(lambda: not Path(f"/proc/{children[0]}").exists())
+
+
+# ---------------------------------------------------------------------------------------------
+# which one
+
+
+def test_one_model_has_one_name_however_it_is_written(elsewhere: Path) -> None:
+    run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
+    weights = run.path / "reason-Q8_0.gguf"
+    weights.write_bytes(b"GGUF")
+    assert starter.identity("reason") == str(run.path.resolve()), "nothing is exported yet"
+    run.note("exported", exports=[{"file": weights.name}])
+    names = ["reason", "runs/reason", str(run.path), "runs/reason/reason-Q8_0.gguf", str(weights)]
+    assert {starter.identity(name) for name in names} == {str(weights)}
+    assert starter.identity("org/repo:Q4_K_M") == "org/repo:Q4_K_M"
+
+
+def test_new_weights_under_the_old_name_are_another_model(
+    plan: dict[str, Any], elsewhere: Path
+) -> None:
+    weights = elsewhere / "m.gguf"
+    weights.write_bytes(b"old")
+    first = starter.start(str(weights), idle=60, timeout=30)
+    assert starter.running(str(weights)) == first
+    weights.write_bytes(b"newer")
+    assert starter.running(str(weights)) is None
+
+
+def test_without_a_model_the_newest_server_answers(plan: dict[str, Any]) -> None:
+    starter.start("first", idle=60, timeout=30)
+    second = starter.start("second", idle=60, timeout=30)
+    with starter.connect() as client:
+        assert client.url == second["url"]
+
+
+def test_an_announcement_is_for_its_user_alone(elsewhere: Path) -> None:
+    path = starter.announce("m", url="http://127.0.0.1:1", api_key="s3cret")
+    assert path.stat().st_mode & 0o077 == 0
+    assert path.parent.stat().st_mode & 0o077 == 0
+    starter.withdraw(path)
+    assert not path.exists()
+
+
+def test_a_server_announces_anew_under_the_same_process(elsewhere: Path) -> None:
+    path = starter.announce("m", url="http://127.0.0.1:1")
+    assert starter.announce("m", url="http://127.0.0.1:2") == path
+    assert [found["url"] for found in starter.announced("m")] == ["http://127.0.0.1:2"]
+    starter.withdraw(path)
+    starter.withdraw(path)
+
+
+def test_nothing_named_and_nothing_running_says_what_to_give(elsewhere: Path) -> None:
+    with pytest.raises(WrongUse, match=r"--model RUN\|FILE or --url"):
+        starter.connect()
+
+
+def test_the_table_model_decides_when_nothing_is_given(
+    plan: dict[str, Any], elsewhere: Path
+) -> None:
+    (elsewhere / "rig.toml").write_text('[model]\nname = "of/the-table"\nidle = 7\n')
+    with starter.connect() as client:
+        assert client.url == starter.announced("of/the-table")[0]["url"]
+
+
+def test_an_address_wins_and_is_not_asked_before_it_is_needed(elsewhere: Path) -> None:
+    (elsewhere / "rig.toml").write_text('[model]\nurl = "http://nuc:8377"\nname = "llama3.1"\n')
+    with starter.connect() as client:
+        assert (client.url, client.model) == ("http://nuc:8377", "llama3.1")
+    with starter.connect("http://other:1", api_key="k") as client:
+        assert client.url == "http://other:1"
+
+
+def test_with_an_address_a_file_of_ours_is_not_a_name_of_theirs(elsewhere: Path) -> None:
+    (elsewhere / "m.gguf").write_bytes(b"GGUF")
+    with ScriptedServer() as server:
+        server.will_say("/v1/models", Say({"data": [{"id": "theirs"}]}))
+        with starter.connect(server.url, "m.gguf") as client:
+            assert client.model == "theirs"
+
+
+def test_the_real_command_is_rig_serve_on_any_port(elsewhere: Path) -> None:
+    asked = starter.command("org/repo:Q8_0", 300)
+    assert asked[1:] == [
+        "-P",
+        "-m",
+        "rig",
+        "serve",
+        "org/repo:Q8_0",
+        "--port",
+        "0",
+        "--idle-exit",
+        "300",
+    ]

@@ -1,0 +1,120 @@
+"""Completions for training, against transformers' own generate: `pytest tests/test_train_decode.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
+transformers = pytest.importorskip("transformers")
+
+from train import decode  # noqa: E402
+
+PROMPT, PAD, END = 40, 1, 4
+
+
+def model(**shape: Any) -> Any:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        **shape,
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def prompts() -> tuple[Any, Any]:
+    """Six prompts, each four times in a row, left-padded to different lengths."""
+    torch.manual_seed(1)
+    ids = torch.randint(5, 300, (6, PROMPT))
+    mask = torch.ones_like(ids)
+    for row in range(6):
+        mask[row, : row * 5] = 0
+        ids[row, : row * 5] = PAD
+    return ids.repeat_interleave(4, 0), mask.repeat_interleave(4, 0)
+
+
+def settings(**changes: Any) -> Any:
+    chosen = {
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "top_k": 0,
+        "pad_token_id": PAD,
+        "eos_token_id": [END],
+    }
+    return transformers.GenerationConfig(**{**chosen, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"do_sample": True},
+        {"do_sample": True, "temperature": 0.7, "top_k": 20},
+        {"do_sample": True, "top_p": 0.9, "repetition_penalty": 1.1},
+        {"max_new_tokens": 1},
+    ],
+    ids=str,
+)
+def test_every_row_says_what_generate_would_say(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        decode.Step, "keep", None
+    )  # nothing ends here, so no row may leave the batch
+    taught, (ids, mask), config = model(), prompts(), settings(**changes, eos_token_id=[299_999])
+    torch.manual_seed(7)
+    expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    torch.manual_seed(7)
+    assert torch.equal(decode.generate(taught, ids, mask, config), expected)
+
+
+def test_a_row_that_ends_is_padded_and_the_others_go_on_alike() -> None:
+    taught, (ids, mask) = model(), prompts()
+    said = decode.generate(taught, ids, mask, settings())[:, PROMPT:]
+    often = int(
+        said.mode(0).values.mode().values
+    )  # a token that some rows say early: let it be the end
+    config = settings(eos_token_id=[often, END])
+    expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    found = decode.generate(taught, ids, mask, config)
+    ended = (expected[:, PROMPT:] == often).any(1)
+    assert ended.sum() > 0
+    assert torch.equal(found, expected)
+
+
+def test_a_small_portion_of_prompts_at_a_time_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taught, (ids, mask) = model(), prompts()
+    whole = decode.generate(taught, ids, mask, settings())
+    monkeypatch.setattr(decode, "PREFILL_TOKENS", 2 * PROMPT)
+    assert torch.equal(decode.generate(taught, ids, mask, settings()), whole)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    taught, (ids, mask) = model(), prompts()
+    taught.train()
+    decode.generate(taught, ids, mask, settings(max_new_tokens=2))
+    assert taught.training
+    assert taught.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "fits"),
+    [
+        ({}, {}, True),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, {}, False),
+        ({}, {"num_beams": 2}, False),
+    ],
+)
+def test_what_it_cannot_do_is_left_to_generate(
+    shape: dict[str, Any], changes: dict[str, Any], fits: bool
+) -> None:
+    assert decode.supported(model(**shape), settings(**changes)) is fits

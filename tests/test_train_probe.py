@@ -1,0 +1,119 @@
+"""pytest tests/test_train_probe.py"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rig.errors import RigError
+from rig.speech import TAUGHT
+from train import data
+from train.answering import Progress, Prompt, Said, Sampling
+from train.probe import FILE, Probed, probe
+
+Row = dict[str, Any]
+
+ATTEMPTS = 4
+DRAWN = Sampling(16, temperature=1.0, seed=5)
+
+
+class Pupil:
+    """Solves question number n in exactly `n % 5` of four attempts; keeps a history."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.calls = 0
+
+    def ask(
+        self, prompts: Sequence[Prompt], sampling: Sampling, progress: Progress | None = None
+    ) -> list[Said]:
+        self.calls += 1
+        return [self._one(prompt[-1]["content"]) for prompt in prompts]
+
+    def _one(self, question: str) -> Said:
+        number = int(question.split()[1])
+        turn = self.asked[question]
+        self.asked[question] += 1
+        right = turn < number % 5
+        form = "It makes {}." if turn % 2 else "<answer>{}</answer>"  # any form counts
+        return Said(form.format(number if right else number + 1), 5, True)
+
+
+def rows(count: int) -> list[Row]:
+    return [
+        {"prompt": data.messages(f"Is {n} n?", ""), "question": f"Is {n} n?", "answer": str(n)}
+        for n in range(count)
+    ]
+
+
+def found(pupil: Pupil, folder: Path, **changes: Any) -> Probed:
+    asked: dict[str, Any] = {"attempts": ATTEMPTS, "prompts": None, "keep_unsolved": 0.0}
+    return probe(pupil, rows(20), TAUGHT, folder, sampling=DRAWN, **(asked | changes))
+
+
+def test_prompts_that_are_always_or_never_solved_are_dropped(tmp_path: Path) -> None:
+    result = found(Pupil(), tmp_path)
+    assert [int(row["answer"]) % 5 for row in result.kept] == [1, 2, 3] * 4
+    assert (result.always, result.never) == (4, 4)
+    assert result.sentence() == (
+        "Probe: 4 prompts are always solved and 4 never; the other 12 of 20 are trained on."
+    )
+
+
+def test_a_share_of_the_unsolved_is_kept_where_the_recipe_says_so(tmp_path: Path) -> None:
+    assert len(found(Pupil(), tmp_path / "all", keep_unsolved=1.0).kept) == 16
+    half = found(Pupil(), tmp_path / "half", keep_unsolved=0.5)
+    assert len(half.kept) + half.never == 16
+
+
+def test_the_counts_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
+    first, second = Pupil(), Pupil()
+    assert found(first, tmp_path, keep_unsolved=0.5) == found(second, tmp_path, keep_unsolved=0.5)
+    assert (first.calls, second.calls) == (1, 0)
+    lines = [json.loads(line) for line in (tmp_path / FILE).read_text("utf-8").splitlines()]
+    assert lines[3] == {"question": "Is 3 n?", "solved": 3, "attempts": 4}
+
+
+def test_counts_of_other_attempts_are_not_mistaken_for_these(tmp_path: Path) -> None:
+    found(Pupil(), tmp_path)
+    again = Pupil()
+    found(again, tmp_path, attempts=2)
+    assert again.calls == 1
+
+
+def test_only_some_prompts_are_probed_and_always_the_same_ones(tmp_path: Path) -> None:
+    pupil = Pupil()
+    first = found(pupil, tmp_path / "a", prompts=10)
+    assert len(pupil.asked) == 10
+    assert first == found(Pupil(), tmp_path / "b", prompts=10)
+
+
+def test_a_probe_that_keeps_nothing_says_what_to_do(tmp_path: Path) -> None:
+    hopeless = [row for row in rows(20) if int(row["answer"]) % 5 == 0]
+    with pytest.raises(
+        RigError, match=r"of 4, 0 are always solved and 4 never\. Take .*keep_unsolved=0\.5"
+    ):
+        probe(
+            Pupil(), hopeless, TAUGHT, tmp_path, attempts=ATTEMPTS, prompts=None, keep_unsolved=0.0,
+            sampling=DRAWN,
+        )  # fmt: skip
+
+
+def test_the_embedded_model_is_probed_for_real(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
+    from train import backends
+    from train.answering import Local
+
+    chosen = data.load("generated:arithmetic", limit=12, held_out=1).train
+    local = Local(*backends.load_for_inference("embedded"), batch=48)
+    result = probe(
+        local, chosen, TAUGHT, tmp_path, attempts=2, prompts=None, keep_unsolved=1.0,
+        sampling=Sampling(64, temperature=1.0),
+    )  # fmt: skip
+    assert len(result.kept) + result.always == 12
+    assert result.kept

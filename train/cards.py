@@ -1,0 +1,69 @@
+"""Several cards: one process each, all running the same recipe, gradients averaged (data parallel).
+
+The effective batch stays that of the recipe: each card takes its share of every step. The parent only starts
+the processes and waits; torch's own launcher brings them together.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from rig.errors import RigError, WrongUse
+from rig.runs import Run
+
+WORKER = "train.worker"
+
+
+def check(cards: int) -> None:
+    """Refuse more cards than there are, before a run folder is made."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if there and cards > there:
+        raise WrongUse(f"--gpus {cards}: this machine has {there}.")
+    if not there:
+        from train.backends import why_no_card
+
+        raise WrongUse(f"--gpus {cards} needs CUDA cards. {why_no_card()}")
+
+
+def launch(run: Run, cards: int, *, quiet: bool) -> None:
+    """Start `cards` processes on `run` and wait for them; the first one that fails ends all."""
+    command = [
+        sys.executable, "-P", "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={cards}", "--log-dir", str(run.path / "workers"),
+        "-m", WORKER, str(run.path.resolve()), *(["--quiet"] if quiet else []),
+    ]  # fmt: skip
+    env = dict(os.environ, PYTHONPATH=_search_path())
+    process = subprocess.Popen(command, env=env)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # The terminal has told the workers as well; they save and leave by themselves.
+        code = _wait_on(process)
+    if code == 0:
+        return
+    found = Run.open(run.path)
+    run.record = found.record
+    if error := found.record.get("error"):
+        raise RigError(str(error))
+    if code in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    raise RigError(f"A worker ended with code {code}: see what it said above.")
+
+
+def _wait_on(process: subprocess.Popen[bytes]) -> int:
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+    return 130
+
+
+def _search_path() -> str:
+    """Workers import the same packages as this process, without the working folder (`-P`)."""
+    return os.pathsep.join(path for path in sys.path if path)

@@ -1,0 +1,212 @@
+"""Before and after on the same held-out problems, strict and lenient, each with n, an interval and a test.
+
+Strict counts a reply that keeps the taught form and answers right; lenient counts any clear final answer.
+The gap between them is what was only learnt as form. The same harness judges a PyTorch model and a server,
+so the quantised file on the small box is measured by the same rod.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rig.errors import RigError
+from rig.speech import Speech
+from rig.writing import write_text
+from train import answers, statistics
+from train.answering import Answering, Progress, Said, Sampling
+from train.data import Row, messages
+
+MEASURES = ("strict", "lenient", "format")
+
+EXTRA = (("Which is bigger, 9.11 or 9.9?", "9.9"),)
+"""Asked besides and shown, never counted: the question that everybody tries."""
+
+DRAWN = Sampling(temperature=0.8, top_p=0.95)
+"""How the attempts of pass@k are drawn; greedy ones would all be the same."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One problem, one reply, and what it is worth."""
+
+    question: str
+    gold: str
+    text: str
+    answer: str | None
+    """The final answer that was found in it."""
+    strict: bool
+    lenient: bool
+    format: bool
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One label: the judged rows and their figures."""
+
+    rows: list[Judged]
+    figures: dict[str, Any]
+
+
+def judge(
+    answering: Answering,
+    rows: Sequence[Row],
+    speech: Speech,
+    sampling: Sampling,
+    *,
+    pass_at: int = 0,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Ask every row's `prompt` and mark the replies; `pass_at` draws that many more attempts of each.
+
+    A warm-up is not excluded from `seconds`: it is what a person waits.
+    """
+    start = time.monotonic()
+    said = answering.ask([row["prompt"] for row in rows], sampling, progress)
+    judged = [
+        mark(row["question"], row["answer"], one, speech)
+        for row, one in zip(rows, said, strict=True)
+    ]
+    figures = summarise(judged) | {"sampling": sampling.facts()}
+    figures["seconds"] = round(time.monotonic() - start, 2)
+    if pass_at:
+        drawn = replace(DRAWN, max_tokens=sampling.max_tokens, seed=sampling.seed)
+        figures["pass_at"] = _passes(answering, rows, speech, drawn, pass_at, progress)
+    return Verdict(judged, figures)
+
+
+def mark(question: str, gold: str, said: Said, speech: Speech) -> Judged:
+    """Judge one reply by the contract `speech`.
+
+    >>> from rig.speech import TAUGHT
+    >>> one = mark("2+2?", "4", Said("It is 4.", 5, True), TAUGHT)
+    >>> one.strict, one.lenient, one.format, one.answer
+    (False, True, False, 'It is 4.')
+    """
+    kept = speech.follows(said.text)
+    final = answers.final(said.text, speech)
+    return Judged(
+        question=question,
+        gold=gold,
+        text=said.text,
+        answer=final,
+        strict=kept and answers.same(answers.tagged(said.text, speech), gold),
+        lenient=answers.same(final, gold),
+        format=kept,
+        tokens=said.tokens,
+        finished=said.finished,
+    )
+
+
+def summarise(rows: Sequence[Judged]) -> dict[str, Any]:
+    """Return n, and for each measure how many, the share and its 95% interval."""
+    n = len(rows)
+    found: dict[str, Any] = {"n": n}
+    for measure in MEASURES:
+        right = sum(getattr(row, measure) for row in rows)
+        low, high = statistics.wilson(right, n)
+        found[measure] = {
+            "count": right,
+            "share": round(right / n, 4) if n else 0.0,
+            "interval": [round(low, 4), round(high, 4)],
+        }
+    found["mean_tokens"] = round(sum(row.tokens for row in rows) / n, 1) if n else 0.0
+    found["cut_off"] = round(sum(not row.finished for row in rows) / n, 4) if n else 0.0
+    return found
+
+
+def compare(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any]:
+    """Return what changed from one label to another on the same problems, and how alike they speak.
+
+    Each measure: `gained`, `lost` (problems), `difference` of the shares with its 95% `interval`, and the
+    exact paired `p`. `agreement`: the share of problems with the same final answer, and with the same text.
+    """
+    asked = [[(row.question, row.gold) for row in rows] for rows in (first, second)]
+    if asked[0] != asked[1]:
+        raise RigError("The two labels were judged on different problems: evaluate both again.")
+    n = len(first)
+    found: dict[str, Any] = {"n": n}
+    pairs = list(zip(first, second, strict=True))
+    for measure in MEASURES:
+        changed = [getattr(new, measure) - getattr(old, measure) for old, new in pairs]
+        gained, lost = changed.count(1), changed.count(-1)
+        low, high = statistics.paired_difference(gained, lost, n)
+        found[measure] = {
+            "gained": gained,
+            "lost": lost,
+            "difference": round((gained - lost) / n, 4) if n else 0.0,
+            "interval": [round(low, 4), round(high, 4)],
+            "p": float(f"{statistics.paired_p(gained, lost):.3g}"),
+        }
+    alike = sum(_alike(old, new) for old, new in pairs)
+    equal = sum(old.text.strip() == new.text.strip() for old, new in pairs)
+    found["agreement"] = {
+        "answers": round(alike / n, 4) if n else 0.0,
+        "texts": round(equal / n, 4) if n else 0.0,
+    }
+    return found
+
+
+def _alike(old: Judged, new: Judged) -> bool:
+    """The same final answer; two replies without any agree only where they say the same."""
+    if old.answer is None or new.answer is None:
+        return old.text.strip() == new.text.strip()
+    return answers.alike(old.answer, new.answer)
+
+
+def extras(answering: Answering, speech: Speech, sampling: Sampling) -> list[Judged]:
+    """The replies to the questions that are shown and not counted."""
+    prompts = [messages(question, speech.system_prompt) for question, _ in EXTRA]
+    said = answering.ask(prompts, sampling)
+    return [mark(asked, gold, one, speech) for (asked, gold), one in zip(EXTRA, said, strict=True)]
+
+
+def _passes(
+    answering: Answering,
+    rows: Sequence[Row],
+    speech: Speech,
+    drawn: Sampling,
+    attempts: int,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    prompts = [row["prompt"] for row in rows for _ in range(attempts)]
+    said = answering.ask(prompts, drawn, progress)
+    judged = [
+        mark(row["question"], row["answer"], said[at * attempts + turn], speech)
+        for at, row in enumerate(rows)
+        for turn in range(attempts)
+    ]
+    found: dict[str, Any] = {"attempts": attempts, "sampling": drawn.facts()}
+    ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64) if k < attempts} | {attempts})
+    for measure in ("strict", "lenient"):
+        solved = [
+            sum(getattr(one, measure) for one in judged[at : at + attempts])
+            for at in range(0, len(judged), attempts)
+        ]
+        found[measure] = {str(k): round(statistics.pass_at(k, solved, attempts), 4) for k in ks}
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Rows on disk, so that a later label can be compared with an earlier one
+
+
+def write_rows(path: Path, rows: Sequence[Judged]) -> None:
+    """Write one JSON object per line, whole or not at all."""
+    lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+    write_text(path, "".join(lines))
+
+
+def read_rows(path: Path) -> list[Judged]:
+    """Read what `write_rows` wrote."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return [Judged(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise RigError(f"{path} is damaged ({error}): evaluate that label again.") from error

@@ -1,0 +1,104 @@
+"""Which held-out problems a model is judged on: those of its run or of a recipe, always the same ones.
+
+The problems are read from their source again, so a source that changed since is noticed: what a run kept
+apart is remembered by a fingerprint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rig import runs
+from rig.errors import RigError, WrongUse
+from rig.runs import Run
+from train import backends, data, recipe
+from train.answering import Sampling
+from train.recipe import Recipe
+
+EMBEDDED_RECIPE = "embedded-arithmetic"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The problems, and how they are put."""
+
+    recipe: Recipe
+    rows: list[data.Row]
+    fingerprint: str
+    sampling: Sampling
+    pass_at: int
+    notes: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """What was asked, for --json and run.json."""
+        table = self.recipe.data
+        return {
+            "source": table.source,
+            "n": len(self.rows),
+            "seed": table.seed,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def of_run(target: str) -> tuple[Run, Recipe] | None:
+    """The run called `target` with its recipe; None where `target` is a model instead."""
+    path = runs.find(target)
+    if not (path / runs.RECORD).is_file():
+        return None
+    run = Run.open(path)
+    file = path / "recipe.toml"
+    return run, recipe.parse(file.read_text("utf-8"), str(file))
+
+
+def of_model(target: str | None, name: str | None) -> Recipe:
+    """The recipe whose problems are put to a model that is no run."""
+    if name is None and target == "embedded":
+        name = EMBEDDED_RECIPE
+    if name is None:
+        what = f"{target} is no run folder" if target else "No run is named"
+        raise WrongUse(f"{what}, so say whose held-out problems to put: --recipe RECIPE.")
+    return recipe.load(name)
+
+
+def prepare(found: Recipe, run: Run | None, n: int, sampling: Sampling, pass_at: int) -> Exam:
+    """Take the first `n` held-out problems: those that `run` was judged on, or those of the recipe."""
+    table = found.data.model_dump(exclude={"max_prompt_length"})
+    loaded = data.load(**table, system_prompt=found.speech.system_prompt)
+    notes = []
+    if run is not None:
+        loaded = _shortened(replace(loaded, train=[]), found, run)
+        kept_apart = run.record.get("held_out_fingerprint")
+        if kept_apart not in (None, loaded.fingerprint):
+            notes.append(
+                "These are not the problems that the run kept apart (the data changed since), so some "
+                "may have been trained on: trust no figure here."
+            )
+    if n > len(loaded.held_out):
+        notes.append(f"Only {len(loaded.held_out)} problems are held out, not {n}.")
+    chosen = replace(loaded, held_out=loaded.held_out[:n])
+    return Exam(found, chosen.held_out, chosen.fingerprint, sampling, pass_at, notes)
+
+
+def _shortened(loaded: data.Data, found: Recipe, run: Run) -> data.Data:
+    """Without the prompts that were too long for the run, counted by the tokenizer that it used."""
+    from transformers import AutoTokenizer
+
+    backends.hush()
+    saved = (run.adapter / "tokenizer_config.json").is_file()
+    name = str(run.adapter) if saved else backends.model_path(found.model.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=None if saved else found.model.revision
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise RigError(f"The tokenizer of {name} could not be loaded: {first}") from error
+    if found.model.chat_template is not None and not saved:
+        tokenizer.chat_template = found.model.chat_template.read_text("utf-8")
+
+    def measure(prompts: list[list[dict[str, str]]]) -> list[int]:
+        texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    return data.shorten(loaded, measure, found.data.max_prompt_length)

@@ -1,0 +1,211 @@
+"""One `rig eval`: which models on which problems, what is kept of it, and what it is compared with.
+
+A run is judged twice, without and with its adapter, and each label is kept in the run folder, so that the
+same problems put to a server later (`--url`) are compared with what PyTorch said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rig import starter
+from rig.errors import WrongUse
+from rig.runs import Run
+from train import backends, evaluate
+from train.answering import Answering, Local, Sampling, Served
+from train.evaluate import Judged, Verdict
+from train.exam import Exam, of_model, of_run, prepare
+
+Tell = Callable[[str, int, int], None]
+"""Called with the label, the answers that are there, and how many there will be."""
+
+SAMPLES = 5
+"""Held-out problems shown side by side."""
+
+
+def examine(
+    target: str | None,
+    *,
+    only: str | None = None,
+    url: str | None = None,
+    api_key: str | None = None,
+    label: str | None = None,
+    recipe_name: str | None = None,
+    n: int = 200,
+    batch: int | None = None,
+    parallel: int = 4,
+    max_tokens: int | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 3407,
+    pass_at: int = 0,
+    ask_for: str | None = None,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Judge a run (before and after), a model, or the server at `url`; return the object of --json.
+
+    A GGUF file is served first, and belongs to the run in whose folder it lies.
+    """
+    file = Path(target) if target and target.endswith(".gguf") else None
+    found = of_run(str(file.parent) if file else target) if target else None
+    run, table = found if found else (None, of_model(target, recipe_name))
+    sampling = Sampling(max_tokens or table.grpo.max_completion_length, temperature, top_p, seed)
+    exam = prepare(table, run, n, sampling, pass_at)
+    size = batch or table.evaluation.batch
+    with run.locked() if run else contextlib.nullcontext():
+        if url or file:
+            name = label or (file.stem if file and not url else "served")
+            with starter.connect(url, None if url else target, api_key=api_key) as client:
+                server = Served(client, parallel, ask_for)
+                return served_label(server, exam, name, run, tell)
+        if run:
+            return run_labels(run, exam, [only] if only else ["before", "after"], size, tell)
+        assert target is not None
+        return model_label(target, exam, label or "model", size, tell)
+
+
+def run_labels(
+    run: Run, exam: Exam, labels: list[str], batch: int, tell: Tell | None
+) -> dict[str, Any]:
+    """Judge `before` and `after` of a run, keep both in its folder, and return the whole result."""
+    adapter = run.adapter if (run.adapter / "adapter_config.json").is_file() else None
+    if "after" in labels and adapter is None:
+        raise WrongUse(
+            f"{run.path} has no finished adapter (state: {run.state}): go on with "
+            f"rig train --resume {run.path}, or judge the base alone with --only before."
+        )
+    model = exam.recipe.model
+    backends.hush()
+    loaded, tokenizer = backends.load_for_inference(
+        model.name, adapter if "after" in labels else None, model.precision, model.revision
+    )
+    local = Local(loaded, tokenizer, batch)
+    found: dict[str, Verdict] = {}
+    shown: dict[str, list[Judged]] = {}
+    for label in labels:
+        # The base is the same weights with the adapter switched off: nothing else differs.
+        off = label == "before" and "after" in labels
+        with loaded.disable_adapter() if off else contextlib.nullcontext():
+            found[label], shown[label] = _judge(local, exam, label, tell)
+        _keep(run, label, found[label], exam, model.name)
+    if labels == ["after"]:
+        found = _earlier(run, ("before",), "after", exam) | found
+    return result(exam, found, shown, run)
+
+
+def served_label(
+    server: Served, exam: Exam, label: str, run: Run | None, tell: Tell | None
+) -> dict[str, Any]:
+    """Judge a server, and compare it with what the run's own model said to the same problems."""
+    verdict, shown = _judge(server, exam, label, tell)
+    found = {label: verdict}
+    if run is not None:
+        _keep(run, label, verdict, exam, f"{server.name} at {server.client.url}")
+        found = _earlier(run, ("after", "before"), label, exam) | found
+        if len(found) == 1:
+            exam.notes.append(
+                "No earlier label was judged on these problems with this sampling, so nothing is "
+                "compared: run `rig eval RUN` first."
+            )
+    return result(exam, found, {label: shown}, run)
+
+
+def model_label(name: str, exam: Exam, label: str, batch: int, tell: Tell | None) -> dict[str, Any]:
+    """Judge any model that transformers can load; nothing is kept on disk."""
+    backends.hush()
+    loaded, tokenizer = backends.load_for_inference(name, None, exam.recipe.model.precision)
+    verdict, shown = _judge(Local(loaded, tokenizer, batch), exam, label, tell)
+    return result(exam, {label: verdict}, {label: shown}, None)
+
+
+def result(
+    exam: Exam, found: dict[str, Verdict], shown: dict[str, list[Judged]], run: Run | None
+) -> dict[str, Any]:
+    """The one stable object that `rig eval --json` prints.
+
+    `labels`: by name, in the order judged: `n`; `strict`, `lenient`, `format` with `count`, `share` and
+    95% `interval` each; `mean_tokens`, `cut_off` (share), `seconds`, `sampling`; `pass_at` if asked for.
+    `comparisons`: each label with the next: `gained`, `lost`, `difference`, `interval`, `p` per measure,
+    and `agreement` (`answers`, `texts`). `agreement`: that of the last comparison, or null. `problems`:
+    `source`, `n`, `seed`, `fingerprint`. `samples`: replies side by side; those not `counted` are extras.
+    `run`: the folder, or null. `notes`: sentences.
+    """
+    names = list(found)
+    comparisons = [
+        {"from": old, "to": new} | evaluate.compare(found[old].rows, found[new].rows)
+        for old, new in itertools.pairwise(names)
+    ]
+    rows = {label: verdict.rows[:SAMPLES] for label, verdict in found.items()}
+    extras = {label: shown.get(label, []) for label in names}
+    return {
+        "run": str(run.path) if run else None,
+        "problems": exam.facts(),
+        "labels": {label: verdict.figures for label, verdict in found.items()},
+        "comparisons": comparisons,
+        "agreement": comparisons[-1]["agreement"] if comparisons else None,
+        "samples": _side_by_side(rows, counted=True) + _side_by_side(extras, counted=False),
+        "notes": exam.notes,
+    }
+
+
+def _judge(
+    answering: Answering, exam: Exam, label: str, tell: Tell | None
+) -> tuple[Verdict, list[Judged]]:
+    speech = exam.recipe.speech.speech()
+    total, done = len(exam.rows) * (1 + exam.pass_at), 0
+
+    def progress(more: int) -> None:
+        nonlocal done
+        done += more
+        if tell:
+            tell(label, done, total)
+
+    verdict = evaluate.judge(
+        answering, exam.rows, speech, exam.sampling, pass_at=exam.pass_at, progress=progress
+    )
+    return verdict, evaluate.extras(answering, speech, exam.sampling)
+
+
+def _side_by_side(rows: dict[str, list[Judged]], *, counted: bool) -> list[dict[str, Any]]:
+    longest = max(rows.values(), key=len, default=[])
+    return [
+        {
+            "question": one.question,
+            "gold": one.gold,
+            "counted": counted,
+            "replies": {
+                label: {
+                    "text": said[at].text,
+                    "answer": said[at].answer,
+                    "strict": said[at].strict,
+                    "lenient": said[at].lenient,
+                }
+                for label, said in rows.items()
+                if at < len(said)
+            },
+        }
+        for at, one in enumerate(longest)
+    ]
+
+
+def _keep(run: Run, label: str, verdict: Verdict, exam: Exam, model: str) -> None:
+    path = run.path / "eval" / f"{label}.jsonl"
+    evaluate.write_rows(path, verdict.rows)
+    kept = verdict.figures | {"model": model, "problems": exam.facts()}
+    run.note(eval={label: json.loads(json.dumps(kept))})
+
+
+def _earlier(run: Run, names: tuple[str, ...], label: str, exam: Exam) -> dict[str, Verdict]:
+    """The first of `names` that was asked the same in the same way; it is what `label` is compared with."""
+    for name in names:
+        figures = run.record.get("eval", {}).get(name, {})
+        path = run.path / "eval" / f"{name}.jsonl"
+        asked = figures.get("problems"), figures.get("sampling")
+        if name != label and asked == (exam.facts(), exam.sampling.facts()) and path.is_file():
+            return {name: Verdict(evaluate.read_rows(path), figures)}
+    return {}

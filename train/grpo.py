@@ -1,0 +1,327 @@
+"""GRPO, top to bottom: data, model and adapter, rewards, trainer, and what the run leaves behind.
+
+Left out of the paper, as everybody does by now: the reference model with its KL term (beta = 0) and the
+value network; what remains is REINFORCE against the mean of a group. TRL does the method; this file says
+in which order things happen and where they are written.
+
+    rig train embedded-arithmetic          two minutes on a CPU
+    rig train llama-3.1-8b-gsm8k-12gb      the real thing
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rig.errors import RigError, WrongUse
+from rig.runs import Run
+from train import checkpoints, log, power
+from train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from train.backends import Backend
+    from train.data import Data
+    from train.heldout import HeldOut
+    from train.monitor import Monitor
+    from train.settings import Portions
+
+
+def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
+    """Train in this process, which is one of `gpus`; the run's lock is held by the caller.
+
+    Raises:
+        WrongUse: the recipe or its data can't be trained on.
+        RigError: the run was stopped by an alarm, or the machine does not suffice.
+        KeyboardInterrupt: a person stopped it; the run is saved.
+    """
+    first = int(os.environ.get("RANK", "0")) == 0
+    quiet = quiet or not first
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    say(f"Loading {recipe.model.name} ...")
+
+    # ------------------------------------------------------------------------------------------------------
+    # Who drives: this imports unsloth, if it is used, before everything that it rewrites
+
+    from train import backends
+
+    backend = backends.prepare(recipe, run.path)
+
+    from train import data, preflight, report, rewards, settings
+    from train.alarms import Alarms
+    from train.heldout import HeldOut
+    from train.monitor import Monitor, Witness
+    from train.progress import Progress
+
+    # ------------------------------------------------------------------------------------------------------
+    # Data and rewards: what is wrong with a recipe shows before anything is loaded
+
+    speech = recipe.speech.speech()
+    table = recipe.data.model_dump(exclude={"max_prompt_length"})
+    problems = data.load(**table, system_prompt=speech.system_prompt)
+    functions = [rewards.resolve(reward.name, reward.options, speech) for reward in recipe.rewards]
+
+    # ------------------------------------------------------------------------------------------------------
+    # Model and adapter
+
+    model, tokenizer = backends.load(recipe, backend)
+    problems = _short_enough(problems, tokenizer, recipe.data.max_prompt_length)
+    for note in problems.notes:
+        say(f"  {note}")
+    checkpoint = checkpoints.newest(run.checkpoints)
+    done = checkpoint[0] if checkpoint else 0
+    held_out = HeldOut(run, recipe, problems, model, tokenizer, done=done)
+    if recipe.probe.attempts:
+        problems = _worth_training(run, recipe, problems, model, tokenizer, say)
+
+    # ------------------------------------------------------------------------------------------------------
+    # Trainer
+
+    portions = settings.Portions.of(recipe, cards=gpus, rows=len(problems.train))
+    if portions.steps_per_epoch == 0:
+        raise WrongUse(
+            f"{len(problems.train)} training prompts are too few for one generation, which takes "
+            f"{recipe.schedule.prompts_per_step * recipe.schedule.steps_per_batch}: lower "
+            "schedule.prompts_per_step."
+        )
+    fields = settings.complete(
+        recipe, portions, output=run.checkpoints.resolve(), cuda=backend.cuda, bf16=backend.bf16
+    )
+    functions[0] = Witness(functions[0], speech)
+    ours = recipe.backend.decode == "rig" and backend.name == "trl" and not recipe.grpo.use_vllm
+    trainer = _trainer(recipe, fields, model, tokenizer, problems, functions, decode=ours)
+    trainer.epochs_done = done // portions.steps_per_epoch
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    say(f"{backend.name} on {backend.card}; {trainable:,} parameters learn")
+    say(settings.summary(fields))
+
+    # ------------------------------------------------------------------------------------------------------
+    # Before: what it can do already, the worst case, a first look at what it says
+
+    if first:
+        checkpoints.sweep(run.checkpoints)
+        log.cut(run.path / log.LOG, done)
+        log.cut(run.path / log.SAMPLES, done)
+        _note_start(run, recipe, backend, fields, problems, portions, trainable)
+        if held_out.rows and "before" not in run.record.get("eval", {}) and not done:
+            _judge(held_out, "before", say)
+    alarms = Alarms(**recipe.watch.model_dump(exclude={"stop"}))
+    for row in log.steps(run.path / log.LOG):
+        if row["step"] <= done:  # this process may read before the first one has cut the file
+            alarms.feed(row)
+    meter = power.Meter(gpus)
+    monitor = Monitor(
+        run.path,
+        alarms=alarms,
+        stop_on=recipe.watch.stop,
+        progress=Progress(recipe.schedule.max_steps, done, quiet=quiet),
+        look=held_out.look if held_out.rows else None,
+        look_every=recipe.evaluation.every,
+        watts=meter.watts,
+        first=first,
+    )
+    monitor.attach(trainer)
+
+    def begin() -> None:
+        """Called once the trainer has put the model where it trains, before the first step."""
+        if recipe.backend.preflight and not done:
+            preflight.run(trainer, problems.train, say)
+        if done:
+            say(f"Going on after step {done}.")
+        if first:
+            run.note("training")
+
+    monitor.before_training = begin
+
+    # ------------------------------------------------------------------------------------------------------
+    # Train
+
+    try:
+        meter.start()
+        trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+    finally:
+        meter.stop()
+        monitor.close()
+    if first:
+        _note_end(run, monitor, trainer)
+    _leave_if_stopped(run, monitor, first=first, say=say)
+
+    # ------------------------------------------------------------------------------------------------------
+    # After: the adapter, what it can do now, the page that tells it all
+
+    if not first:
+        return
+    _save_adapter(run, recipe, trainer, tokenizer, held_out)
+    if held_out.rows:
+        _judge(held_out, "after", say)
+        run.note(change=held_out.change())
+    run.note("trained")
+    report.write(run)
+
+
+# ----------------------------------------------------------------------------------------------------------
+
+
+def _short_enough(problems: Data, tokenizer: Any, longest: int) -> Data:
+    """Leave out prompts that are too long; the held-out problems stay, for they are the yardstick."""
+    from train import data
+
+    def measure(prompts: list[list[dict[str, str]]]) -> list[int]:
+        texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    shortened = data.shorten(replace(problems, held_out=[]), measure, longest)
+    return replace(shortened, held_out=problems.held_out)
+
+
+def _worth_training(
+    run: Run, recipe: Recipe, problems: Data, model: Any, tokenizer: Any, say: Any
+) -> Data:
+    """Leave out what the model always or never solves."""
+    from train import probe
+    from train.answering import Local, Sampling
+    from train.heldout import unmoved
+
+    say(f"Probing prompts, {recipe.probe.attempts} times each ...")
+    grpo = recipe.grpo
+    sampling = Sampling(
+        grpo.max_completion_length, grpo.temperature, grpo.top_p, recipe.schedule.seed
+    )
+    with unmoved(model):
+        found = probe.probe(
+            Local(model, tokenizer, recipe.evaluation.batch),
+            problems.train,
+            recipe.speech.speech(),
+            run.path,
+            attempts=recipe.probe.attempts,
+            prompts=recipe.probe.prompts,
+            keep_unsolved=recipe.probe.keep_unsolved,
+            sampling=sampling,
+        )
+    say(f"  {found.sentence()}")
+    return replace(problems, train=found.kept)
+
+
+def _trainer(
+    recipe: Recipe,
+    fields: dict[str, Any],
+    model: Any,
+    tokenizer: Any,
+    problems: Data,
+    functions: list[Any],
+    *,
+    decode: bool,
+) -> Any:
+    import dataclasses
+
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import GRPOConfig
+
+    from train import settings
+    from train.trainer import trainer_class, tune
+
+    settings.check_names(recipe, {field.name for field in dataclasses.fields(GRPOConfig)})
+    try:
+        config = GRPOConfig(**fields)
+    except ValueError as error:
+        raise WrongUse(f"TRL refuses the recipe: {str(error).splitlines()[0]}") from error
+    trainer = trainer_class()(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=functions,
+        args=config,
+        train_dataset=Dataset.from_list(problems.train),
+    )
+    settings.insist(trainer, fields)
+    trainer.remove_callback(PrinterCallback)  # stdout belongs to the result
+    trainer.keep = recipe.schedule.keep_checkpoints
+    trainer.empty_cache = recipe.backend.empty_cache
+    tune(
+        trainer,
+        compile=recipe.backend.compile,
+        chunked_logprobs=recipe.backend.chunked_logprobs,
+        decode=decode,
+    )
+    return trainer
+
+
+def _note_start(
+    run: Run,
+    recipe: Recipe,
+    backend: Backend,
+    fields: dict[str, Any],
+    problems: Data,
+    portions: Portions,
+    trainable: int,
+) -> None:
+    run.note(
+        **backend.facts(),
+        seed=recipe.schedule.seed,
+        trainable_parameters=trainable,
+        training_prompts=len(problems.train),
+        held_out_problems=len(problems.held_out),
+        held_out_fingerprint=problems.fingerprint,
+        steps_per_epoch=portions.steps_per_epoch,
+        settings={key: value for key, value in fields.items() if key != "output_dir"},
+    )
+
+
+def _judge(held_out: HeldOut, label: str, say: Any) -> None:
+    say(f"Judging {len(held_out.rows)} held-out problems, {label} ...")
+    figures = held_out.judge(label)
+    parts = [f"{name} {figures[name]['share']:.1%}" for name in ("strict", "lenient", "format")]
+    say(f"  {label}: {', '.join(parts)}")
+
+
+def _note_end(run: Run, monitor: Monitor, trainer: Any) -> None:
+    rows = log.steps(run.path / log.LOG)
+    spent = sum(float(row.get("step_time") or 0) for row in rows)
+    joules = sum(float(row.get("step_time") or 0) * float(row.get("watts") or 0) for row in rows)
+    alarms = [row for row in log.read(run.path / log.LOG) if "alarm" in row]
+    run.note(
+        steps=int(trainer.state.global_step),
+        seconds=round(spent, 1),
+        alarms=alarms,
+        early=monitor.early,
+        **({"energy": power.cost(joules / power.KWH)} if joules else {}),
+    )
+
+
+def _leave_if_stopped(run: Run, monitor: Monitor, *, first: bool, say: Any) -> None:
+    """End here where the run did not come to its end, saying why and how to go on."""
+    from train import report
+
+    if monitor.stopped is not None:
+        if first:
+            run.note(stopped=monitor.stopped.row())
+            report.write(run)
+        raise RigError(
+            f"Stopped at step {monitor.stopped.step}: {monitor.stopped.sentence} "
+            f"Log, samples and report are in {run.path}."
+        )
+    if monitor.interrupted and monitor.early is None:
+        say(f"Saved after step {monitor.step}. Go on with: rig train --resume {run.path}")
+        raise KeyboardInterrupt
+
+
+def _save_adapter(
+    run: Run, recipe: Recipe, trainer: Any, tokenizer: Any, held_out: HeldOut
+) -> None:
+    """Weights, tokenizer and contract appear together or not at all."""
+    from train import trainer as trainers
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if (best := held_out.best_adapter()) is not None:
+        trainers.load_adapter(model, best)
+    with checkpoints.landing(run.path, run.adapter.name) as workshop:
+        folder = workshop / run.adapter.name
+        model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        tokenizer.save_pretrained(str(folder))
+        recipe.speech.speech().save(folder)

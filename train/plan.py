@@ -1,0 +1,141 @@
+"""What a recipe will cost, before anything is loaded: parameters exactly, memory as predicted, steps.
+
+Needs the model's config.json and the number of rows, never its weights. Time is not guessed: cards differ
+too much. After the first steps the run itself says how long it will take.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+import click
+
+from rig.errors import RigError
+from train import memory, shape
+from train.memory import GIB
+from train.recipe import Recipe
+from train.settings import Portions
+
+ROWS = {"gsm8k": 7473, "openai/gsm8k": 7473}
+"""Training rows of data sets whose size is known without the network."""
+
+
+def make(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
+    """Return the plan: one stable object, sizes in GiB, counts as whole numbers."""
+    model = shape.of(recipe.model.name, recipe.model.revision)
+    per_module = model.lora(recipe.lora.r, recipe.lora.targets)
+    trainable = sum(per_module.values())
+    rows, notes = _rows(recipe)
+    portions = Portions.of(recipe, cards=cards, rows=rows or 0)
+    steps = portions.steps_per_epoch if rows else None
+    if rows and not steps:
+        notes.append(f"{rows} training prompts are too few for one generation.")
+    longest = recipe.data.max_prompt_length + recipe.grpo.max_completion_length
+    backend = _backend(recipe)
+    predicted = memory.estimate(
+        model,
+        precision=recipe.model.precision,
+        trainable=trainable,
+        optim=recipe.schedule.optim,
+        micro_batch=portions.micro_batch,
+        generated=portions.generated,
+        prompt=recipe.data.max_prompt_length,
+        completion=recipe.grpo.max_completion_length,
+        checkpointing=recipe.schedule.gradient_checkpointing,
+        chunked=recipe.backend.chunked_logprobs,
+        backend=backend,
+        cards=cards,
+    )
+    if recipe.grpo.use_vllm:
+        share = recipe.grpo.vllm_gpu_memory_utilization
+        notes.append(f"vLLM takes {share:.0%} of the card besides (vllm_gpu_memory_utilization).")
+    return {
+        "model": recipe.model.name,
+        "backend": backend,
+        "cards": cards,
+        "parameters": model.parameters,
+        "trainable_parameters": trainable,
+        "per_module": per_module,
+        "peak_gib": round(predicted.peak / GIB, 2),
+        "memory_gib": predicted.gib(),
+        "training_prompts": rows,
+        "steps": recipe.schedule.max_steps,
+        "steps_per_epoch": steps,
+        "epochs": round(recipe.schedule.max_steps / steps, 3) if steps else None,
+        "completions_per_step": portions.completions,
+        "completions_per_generation": portions.generated * cards,
+        "micro_batch": portions.micro_batch,
+        "gradient_accumulation_steps": portions.accumulation,
+        "tokens_per_step": portions.completions * longest,
+        "notes": notes,
+    }
+
+
+def show(plan: dict[str, Any], recipe: str, *, as_json: bool) -> str:
+    """The plan as JSON, or as a page for a person."""
+    if as_json:
+        return json.dumps(plan)
+    share = plan["trainable_parameters"] / plan["parameters"]
+    lines = [
+        click.style(f"{plan['model']} by {recipe}", bold=True),
+        "",
+        f"Learns: {plan['trainable_parameters']:,} of {plan['parameters']:,} parameters ({share:.2%})",
+    ]
+    lines += [f"  {name:<12}{count:>14,}" for name, count in plan["per_module"].items()]
+    of_each = " of each card" if plan["cards"] > 1 else ""
+    lines += [
+        "",
+        f"Memory{of_each}, {plan['backend']} backend: {plan['peak_gib']:.2f} GiB at the peak, "
+        "with every prompt and completion at its limit",
+    ]
+    parts = plan["memory_gib"]
+    lines += [
+        f"  always      weights {parts['weights']:.2f}, adapter {parts['adapter']:.2f}, "
+        f"optimiser {parts['optimiser']:.2f}, workspace {parts['workspace']:.2f}",
+        f"  generating  key-value cache {parts['kv_cache']:.2f}, sampling {parts['sampling']:.2f}",
+        f"  learning    activations {parts['activations']:.2f}, logits {parts['logits']:.2f}, "
+        f"gradients {parts['gradients']:.2f}",
+        "",
+        f"Steps: {plan['steps']:,}" + _epochs(plan),
+        f"  each {plan['completions_per_step']} completions (on {plan['cards']} "
+        f"{'card' if plan['cards'] == 1 else 'cards'}: {plan['gradient_accumulation_steps']} x "
+        f"{plan['micro_batch']}), at most {plan['tokens_per_step']:,} tokens; "
+        f"{plan['completions_per_generation']} generated together",
+    ]
+    lines += [f"Note: {note}" for note in plan["notes"]]
+    return "\n".join(lines)
+
+
+def _epochs(plan: dict[str, Any]) -> str:
+    if not plan["steps_per_epoch"]:
+        return " (the number of training prompts is not known here)"
+    return (
+        f" = {plan['epochs']:.2f} epochs of {plan['steps_per_epoch']:,} "
+        f"({plan['training_prompts']:,} prompts)"
+    )
+
+
+def _backend(recipe: Recipe) -> str:
+    """The backend that this machine would take, or that the recipe asks for."""
+    if recipe.backend.name != "auto":
+        return recipe.backend.name
+    return "unsloth" if importlib.util.find_spec("unsloth") else "trl"
+
+
+def _rows(recipe: Recipe) -> tuple[int | None, list[str]]:
+    """Training prompts, and what there is to say about them; a source out of reach is no error here."""
+    table = recipe.data
+    if table.source in ROWS:
+        rows = ROWS[table.source]
+        if table.held_out_split is None and table.source != "gsm8k":
+            rows -= int(table.held_out if table.held_out >= 1 else rows * table.held_out)
+        return min(rows, table.limit or rows), []
+    from train import data
+
+    try:
+        found = data.load(**table.model_dump(exclude={"max_prompt_length"}))
+    except RigError as error:
+        return table.limit, [error.message]
+    return len(found.train), found.notes

@@ -1,0 +1,138 @@
+"""TRL's GRPO trainer, made exact to resume: whole checkpoints, the data order, waiting completions.
+
+Built in a function, because unsloth replaces `trl.GRPOTrainer` when it is imported. Nothing of the method is
+changed here; what is added is where and when things are written, and what comes back after a kill.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from train import checkpoints
+
+WAITING = "generation"
+"""Completions that were generated and not yet learnt from; one file per process."""
+
+
+def trainer_class() -> type[Any]:
+    """The trainer of the backend that was imported, with the additions of this file."""
+    import torch
+    from trl import GRPOTrainer
+
+    class Trainer(GRPOTrainer):  # type: ignore[misc]
+        """GRPOTrainer with whole checkpoints and exact resume."""
+
+        epochs_done = 0
+        """Passes over the data before this process began; set before `train`."""
+        keep = 2
+        """Checkpoints to keep."""
+        empty_cache = False
+        """Give memory back to the card between generating and learning."""
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """No model card: the run folder says more, and TRL writes one at every checkpoint."""
+
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            """Each epoch shuffles anew with one generator, so a resumed run must draw the past epochs."""
+            sampler = super()._get_train_sampler(dataset)
+            for _ in range(self.epochs_done if self.shuffle_dataset else 0):
+                torch.randperm(sampler.num_samples, generator=sampler.generator)
+            return sampler
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            scored = super()._generate_and_score_completions(inputs)
+            if self.empty_cache:
+                torch.cuda.empty_cache()
+            return scored
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            final = checkpoints.name(self.state.global_step)
+            folder = Path(self.args.output_dir)
+            if not self.args.should_save:  # another process lands the folder
+                self._write_into(folder / f"{checkpoints.PART}{final}", final, model, trial)
+                self.accelerator.wait_for_everyone()
+                return
+            with checkpoints.landing(folder, final) as workshop:
+                self._write_into(workshop, final, model, trial)
+                self.accelerator.wait_for_everyone()
+            checkpoints.prune(folder, self.keep)
+
+        def _write_into(self, workshop: Path, final: str, model: Any, trial: Any) -> None:
+            self.accelerator.wait_for_everyone()
+            folder, self.args.output_dir = self.args.output_dir, str(workshop)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = folder
+            if self._step % (self.args.steps_per_generation * self.num_iterations):
+                waiting = {"step": self._step, "batches": self._buffered_inputs}
+                torch.save(waiting, workshop / final / _waiting_file(self.args.process_index))
+
+        def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is None:
+                return
+            # The optimiser remembers the rate of the old schedule; the recipe may have been changed.
+            schedule = self.lr_scheduler
+            for group, base, shape in zip(
+                self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * shape(schedule.last_epoch)
+            path = Path(checkpoint) / _waiting_file(self.args.process_index)
+            if path.is_file():
+                waiting = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+                self._step, self._buffered_inputs = waiting["step"], waiting["batches"]
+
+    return Trainer
+
+
+def tune(trainer: Any, *, compile: bool, chunked_logprobs: bool, decode: bool) -> None:
+    """Set what TRL has no field for; call it between construction and `train`.
+
+    `decode`: generate with `train.decode` where it can stand in for transformers' `generate`.
+    """
+    import torch
+
+    # TRL casts the adapter of a 4-bit model to bfloat16, where a step of 5e-6 is rounded away.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+    if compile:
+        trainer.generation_config.disable_compile = False
+    if chunked_logprobs:  # TRL ties its chunked path to liger-kernel, whose kernels it does not use
+        from trl.models.utils import _ForwardRedirection
+
+        trainer.use_liger_kernel = True
+        trainer._forward_redirection = _ForwardRedirection()
+    if decode:
+        _decode_ourselves(trainer.accelerator.unwrap_model(trainer.model))
+
+
+def _decode_ourselves(model: Any) -> None:
+    from train.decode import generate, supported
+
+    theirs = model.generate
+
+    def ours(input_ids: Any, attention_mask: Any, generation_config: Any, **rest: Any) -> Any:
+        if supported(model, generation_config):
+            return generate(model, input_ids, attention_mask, generation_config)
+        return theirs(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=generation_config,
+            **rest,
+        )
+
+    model.generate = ours
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Put the adapter weights of `folder` in the place of the model's own."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+
+
+def _waiting_file(process: int) -> str:
+    return f"{WAITING}-{process}.pt"
