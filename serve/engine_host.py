@@ -32,6 +32,8 @@ LEAVE_SECONDS = 15.0
 """An engine that is told to leave may take this long to write its prefixes to disk."""
 RETRY_SECONDS = 5.0
 """After a failed load, requests are refused at once for this long."""
+KILLED_LOADING_SECONDS = 60.0
+"""A process that is killed while it loads is started again for this long."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,10 @@ class EngineHost:
             if began < self._retry_at:
                 raise EngineDown(self.failure)
             try:
-                await self._start()
+                while not await self._start():
+                    self.crashes += 1
+                    if time.monotonic() - began > KILLED_LOADING_SECONDS:
+                        raise EngineDown(self.failure)
             except EngineDown:
                 self._retry_at = time.monotonic() + RETRY_SECONDS
                 raise
@@ -221,7 +226,11 @@ class EngineHost:
 
     # The process ------------------------------------------------------------------------------
 
-    async def _start(self) -> None:
+    async def _start(self) -> bool:
+        """Start the process and wait for its model; False when it was killed before that.
+
+        Raises EngineDown when it ended for a reason of its own, which a second try would not mend.
+        """
         asked = asdict(self.settings) | {
             "crumb": self._crumb,
             "family": self._family,
@@ -249,12 +258,15 @@ class EngineHost:
             self.failure = hello.get("failed") or (
                 f"The model process ended while loading ({_how(code)})."
             )
+            if -code == signal.SIGKILL and "failed" not in hello:
+                return False
             raise EngineDown(self.failure)
         self.failure = ""
         self.card = hello["ready"]
         self._process = process
         self._ready.set()
         self._reader = asyncio.create_task(self._read(process))
+        return True
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

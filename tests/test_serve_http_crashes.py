@@ -72,6 +72,15 @@ def test_a_killed_engine_is_replaced_and_nobody_notices(plain: Server) -> None:
         assert plain.metric("crashes") == crashes + 1
 
 
+def engine(script: Path) -> tuple[str, ...]:
+    """`rig serve` with another program as its engine."""
+    start = (
+        f"from serve import engine_host; engine_host.PROGRAM = ({str(script)!r},); "
+        "from rig.cli import main; main()"
+    )
+    return (sys.executable, "-P", "-c", start, "serve")
+
+
 FAULTY = """
 import ctypes, sys
 import llama_cpp
@@ -94,12 +103,7 @@ def test_a_failed_assertion_ends_one_request_and_not_the_service(
 ) -> None:
     """llama.cpp's own abort(), in the middle of a batch of four, when one certain token is computed."""
     (tmp_path / "faulty.py").write_text(FAULTY.format(poison=ord("~")))
-    start = (
-        "import sys; from serve import engine_host; "
-        f"engine_host.PROGRAM = ({str(tmp_path / 'faulty.py')!r},); "
-        "from rig.cli import main; main()"
-    )
-    program = (sys.executable, "-P", "-c", start, "serve")
+    program = engine(tmp_path / "faulty.py")
     options = {"max_tokens": 150, "logit_bias": {"264": -100}}
     with Server(folder / "plain.gguf", tmp_path, program=program) as server:
         expected = {text: server.chat(text, **options).json() for text in ("one", "two", "three")}
@@ -122,6 +126,31 @@ def test_a_failed_assertion_ends_one_request_and_not_the_service(
             assert results[text].json()["choices"] == whole["choices"]
         assert server.metric("crashes") >= 1
         assert server.chat("five").is_success
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+tries = Path({tries!r})
+tries.open("a").write("x")
+if len(tries.read_text()) <= {times}:
+    os.kill(os.getpid(), signal.SIGKILL)
+from serve import engine_process
+engine_process.main()
+"""
+
+
+def test_an_engine_that_is_killed_while_it_loads_is_started_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    """What a kernel without memory does: it comes back when there is some again."""
+    tries = tmp_path / "tries"
+    (tmp_path / "killed.py").write_text(KILLED.format(tries=str(tries), times=2))
+    with Server(folder / "plain.gguf", tmp_path, program=engine(tmp_path / "killed.py")) as server:
+        assert server.chat("one").is_success
+        assert server.metric("crashes") == 2
+        assert server.metric("loads") == 1
+    assert tries.read_text() == "xxx"
 
 
 def test_the_engine_goes_when_its_parent_is_killed(folder: Path, tmp_path: Path) -> None:
