@@ -138,15 +138,16 @@ class Daemon:
 
     def slot(self, name: str) -> None:
         """A slot of this bot may be due."""
-        with self._counted():
-            if self.desk.attend(name):
+        with self._counted() as begun:
+            if begun and self.desk.attend(name):
                 self.mail.deliver(name)
 
     def at_once(self, name: str) -> None:
         """Draft for this very minute, slot or not."""
-        with self._counted():
-            self.desk.now(name)
-            self.mail.deliver(name)
+        with self._counted() as begun:
+            if begun:
+                self.desk.now(name)
+                self.mail.deliver(name)
 
     def beat(self) -> None:
         """Say in the ledger that this daemon lives."""
@@ -155,9 +156,11 @@ class Daemon:
 
     def sweep(self) -> None:
         """Look after everything that no timer knows of."""
-        for name in self.desk.bots:  # each in a thread of its own: a draft may take its time
-            self.scheduler.modify_job(f"bot:{name}", next_run_time=self.clock())
-        with self._counted():
+        with self._counted() as begun:
+            if not begun:
+                return
+            for name in self.desk.bots:  # each in a thread of its own: a draft may take its time
+                self.scheduler.modify_job(f"bot:{name}", next_run_time=self.clock())
             self.mail.clear_up()
             self.mail.deliver()
         self.swept = time.monotonic()
@@ -214,6 +217,7 @@ class Daemon:
 
     def stop(self) -> bool:
         """Take no more work, let what runs finish within its time; False if something still hangs."""
+        self._stopping = True
         notify("STOPPING=1")
         log.info("stopping: %d pieces of work are finished first", self._work)
         self.scheduler.pause()
@@ -258,12 +262,17 @@ class Daemon:
                 log.warning("the monitor could not be reached: %s", error)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """A piece of work that a stop waits for."""
+    def _counted(self) -> Iterator[bool]:
+        """A piece of work that a stop waits for; False when the daemon is stopping: don't begin.
+
+        APScheduler holds its locks while it shuts down, so work that asked it for anything by then would
+        wait for the shutdown, and the shutdown for the work.
+        """
         with self._lock:
-            self._work += 1
+            begun = not self._stopping
+            self._work += begun
         try:
-            yield
+            yield begun
         finally:
             with self._lock:
-                self._work -= 1
+                self._work -= begun

@@ -16,8 +16,19 @@ from rig.options import json_option
 @click.option(
     "--article", metavar="SOURCE", help="Summarise this address or file; else a bundled one."
 )
+@click.option(
+    "--real",
+    is_flag=True,
+    help="Fetch a real card database and a real page instead of the bundled samples.",
+)
 def quickstart(
-    as_json: bool, seed: int, name: str, fresh: bool, card: str | None, article: str | None
+    as_json: bool,
+    seed: int,
+    name: str,
+    fresh: bool,
+    card: str | None,
+    article: str | None,
+    real: bool,
 ) -> None:
     """Show the whole loop on the embedded toy model, command by command.
 
@@ -27,7 +38,7 @@ def quickstart(
     """
     from rig import quickstart as loop
 
-    loop.run(name, seed=seed, fresh=fresh, as_json=as_json, card=card, article=article)
+    loop.run(name, seed=seed, fresh=fresh, as_json=as_json, card=card, article=article, real=real)
 
 
 @click.command()

@@ -6,6 +6,7 @@ Nothing is measured here: the figures are what the commands print with `--json`.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shlex
@@ -22,7 +23,7 @@ import click
 from rig import starter
 from rig.errors import RigError
 from rig.runs import Run
-from rig.writing import write_text
+from rig.writing import write_bytes, write_text
 
 RECIPE = "embedded-arithmetic"
 BIG = "llama-3.1-8b-gsm8k-12gb"
@@ -30,6 +31,10 @@ PROBLEMS = 200
 SAMPLES = 5
 SERVED = "Q8_0"
 """The type that is exported last, so that `rig serve RUN` takes it."""
+REAL_CARDS = Path("../shared/data/ygo/cardinfo.json")
+REAL_PAGES = Path("../shared/data/articles/html")
+"""What `--real` takes where it lies beside the project, and fetches where it doesn't."""
+REAL_PAGE = "https://en.wikipedia.org/wiki/GGUF"
 QUESTION = "Mia has 17 apples. She buys 25 more apples. How many apples does Mia have now?"
 
 Result = dict[str, Any]
@@ -43,6 +48,7 @@ def run(
     as_json: bool,
     card: str | None = None,
     article: str | None = None,
+    real: bool = False,
 ) -> None:
     """Go through the loop in `runs/<name>` and print what came out (text, or one JSON object)."""
     loop = Loop(Path("runs") / name, seed)
@@ -54,7 +60,10 @@ def run(
         f"card: rig train {BIG}"
     )
     try:
-        results = {**_teach(loop, seed), **_work(loop, card, article)}
+        results = {
+            **_teach(loop, seed),
+            **_work(loop, card, _real(loop, article) if real else article),
+        }
     finally:
         loop.stop_server()
     found = summary(results, loop.seconds())
@@ -167,6 +176,18 @@ def _teach(loop: Loop, seed: int) -> Result:
             *("export", run, "--gguf", "--quant", f"F16,Q4_K_M,{SERVED}"),
         ),
     }
+
+
+def _real(loop: Loop, article: str | None) -> str:
+    """Bring the real cards and say which page is summarised: `article`, one lying here, or one fetched."""
+    source = ("--from", str(REAL_CARDS)) if REAL_CARDS.is_file() else ()
+    loop.step("cards", "Bring the real cards", "bot", "refresh", *source)
+    pages = sorted(REAL_PAGES.glob("*.html.gz"))
+    if article or not pages:
+        return article or REAL_PAGE
+    page = loop.folder / "page.html"
+    write_bytes(page, gzip.decompress(pages[0].read_bytes()))
+    return str(page)
 
 
 def _work(loop: Loop, card: str | None, article: str | None) -> Result:

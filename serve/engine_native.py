@@ -42,6 +42,18 @@ def _log(level: int, text: bytes, _data: Any) -> None:
 _LOG = lib.llama_log_callback(_log)
 
 
+def model_params() -> Any:
+    """llama.cpp's defaults for loading, without its AMX kernels (server processors only).
+
+    GCC before 14 drops the stores that set up the tiles (`_tile_loadconfig` tells it of 8 bytes of 64), and
+    the first prompt of several tokens ends the process with SIGSEGV. AMX goes only together with the other
+    repacked kernels, so the Makefile builds llama.cpp without it; this is for every other installation.
+    """
+    params = lib.llama_model_default_params()
+    params.use_extra_bufts = b"AMX_INT8 = 1" not in lib.llama_print_system_info()
+    return params
+
+
 class Native:
     """One loaded model with one context of `n_ctx` cells that `n_seq` sequences share.
 
@@ -90,7 +102,7 @@ class Native:
         self._ctx_address = ctypes.cast(self.ctx, ctypes.c_void_p)
 
     def _load(self, path: Path, mlock: bool) -> Any:
-        params = lib.llama_model_default_params()
+        params = model_params()
         params.n_gpu_layers = 0
         if mlock:
             params.load_mode = lib.LLAMA_LOAD_MODE_MMAP_MLOCK

@@ -21,6 +21,8 @@ from typing import Any
 
 import llama_cpp as lib
 
+from serve.engine_native import model_params
+
 CACHE = {"f16": 1, "q8_0": 8}
 SECONDS = 2.0
 """About how long one measurement takes; slow boxes read fewer tokens."""
@@ -57,7 +59,7 @@ class Bench:
     def __init__(self, path: str, tokens: int) -> None:
         begun = time.perf_counter()
         lib.llama_backend_init()
-        model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+        model = lib.llama_model_load_from_file(path.encode(), model_params())
         if not model:
             raise SystemExit(f"{path} can't be loaded")
         self.model = model

@@ -26,6 +26,7 @@ from sqlalchemy import select
 
 import rig.cli
 from bots import deadline
+from bots.daemon import Daemon
 from bots.ledger import switch
 from bots.ledger.store import Ledger
 from bots.ledger.tables import daemons, outbox, runs
@@ -218,6 +219,35 @@ def test_systemd_is_told_and_the_watchdog_is_fed(
             assert daemon.process.wait(30) == 0
         finally:
             Path(path).unlink(missing_ok=True)
+
+
+def test_a_stop_and_a_sweep_do_not_wait_for_each_other(tmp_path: Path, own_home: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
+    found = settings({"tick": {"run": tick(tmp_path), "schedule": "every 1h"}}, stop_within="20s")
+    daemon = Daemon(found, ledger)
+    sweeping, paused = threading.Event(), threading.Event()
+    modify, pause = daemon.scheduler.modify_job, daemon.scheduler.pause
+
+    def late(*args: Any, **more: Any) -> Any:
+        sweeping.set()
+        assert paused.wait(10)
+        time.sleep(0.2)
+        return modify(*args, **more)
+
+    def stopping() -> None:
+        pause()
+        paused.set()
+
+    daemon.scheduler.modify_job, daemon.scheduler.pause = late, stopping
+    daemon.scheduler.start()
+    daemon.plan()
+    assert sweeping.wait(10)
+    done: list[bool] = []
+    thread = threading.Thread(target=lambda: done.append(daemon.stop()), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert done == [True]
+    assert daemon.sweep() is None  # too late: it leaves the scheduler alone
 
 
 def test_without_a_ledger_the_watchdog_starves(tmp_path: Path, own_home: Path) -> None:

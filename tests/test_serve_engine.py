@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rig.errors import RigError
 from serve.engine import Engine, Event, Job
-from serve.engine_native import Native
+from serve.engine_native import Native, model_params
 from serve.engine_pace import Pace
 from serve.engine_threads import Threads
 from serve.grammar import Grammars
@@ -103,6 +103,16 @@ def test_a_reply_is_the_same_as_llama_cpp_s_own(model: Path, desk: Desk) -> None
             break
     whole.close()
     assert desk.ask(prompt, max_tokens=40).tokens == theirs
+
+
+@pytest.mark.parametrize(
+    ("info", "repacked"), [(b"AMX_INT8 = 1 | ", False), (b"AVX2 = 1 | ", True)]
+)
+def test_amx_kernels_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, info: bytes, repacked: bool
+) -> None:
+    monkeypatch.setattr("llama_cpp.llama_print_system_info", lambda: info)
+    assert model_params().use_extra_bufts is repacked
 
 
 def test_eight_at_once_say_what_each_says_alone(model: Path) -> None:

@@ -25,7 +25,10 @@ from rig.speech import TAUGHT
 HELLO = [{"role": "user", "content": "the hat in on an the he"}]
 SCHEMA = {
     "type": "object",
-    "properties": {"post": {"type": "string", "maxLength": 20}, "n": {"type": "integer"}},
+    "properties": {
+        "post": {"type": "string", "maxLength": 20},
+        "n": {"type": "integer", "minimum": 0, "maximum": 99},  # random weights never stop a number
+    },
     "required": ["post", "n"],
     "additionalProperties": False,
 }

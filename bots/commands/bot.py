@@ -177,11 +177,18 @@ def resume(name: str | None, outlet: str | None, everything: bool) -> None:
     help="A saved answer of the API.",
 )
 @click.option("--force", is_flag=True, help="Fetch also what seems to be up to date.")
-def refresh(path: str | None, force: bool) -> None:
+@json_option
+def refresh(path: str | None, force: bool, as_json: bool) -> None:
     """Bring the card bot's copy of the cards up to date."""
     from bots import person
+    from bots.cards.database import Database
 
-    click.echo(person.refresh(path, force))
+    said = person.refresh(path, force)
+    if not as_json:
+        click.echo(said)
+        return
+    with Database.stored() as database:
+        click.echo(json.dumps({"cards": len(database), **database.about()}, ensure_ascii=False))
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
