@@ -20,6 +20,7 @@ import transformers
 
 from train import backends, data
 from train.answering import Local, Sampling
+from train.recipe import ModelTable
 
 PROBLEMS = 200
 FEW = 20
@@ -64,7 +65,7 @@ def timed(work: Callable[[], list[str]]) -> tuple[float, list[str]]:
 
 def main() -> None:
     """Measure, compare the texts, print one JSON object."""
-    model, tokenizer = backends.load_for_inference("embedded")
+    model, tokenizer = backends.load_for_inference(ModelTable(name="embedded"))
     rows = data.load("generated:arithmetic", held_out=PROBLEMS, limit=1).held_out
     prompts = [row["prompt"] for row in rows]
 

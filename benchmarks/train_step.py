@@ -141,10 +141,17 @@ def racer(who: str, steps: int, folder: str, mine: Any, other: Any, results: Any
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
+    from train import backends
+
+    backends.hush()
     torch.set_num_threads(2)
     turn = Turn(mine, other)
     place = Path(folder)
-    logged = by_hand(steps, place, turn) if who == "hand" else by_rig(steps, place, turn, who)
+    try:
+        logged = by_hand(steps, place, turn) if who == "hand" else by_rig(steps, place, turn, who)
+    except BaseException as error:
+        results.put((who, error, []))
+        raise
     results.put((who, turn.seconds[WARM_UP:], logged))
 
 
@@ -160,9 +167,16 @@ def race(steps: int, decode: str) -> dict[str, Any]:
         ]
         for runner in runners:
             runner.start()
-        found = {
-            who: (seconds, rewards) for who, seconds, rewards in (results.get(), results.get())
-        }
+        found = {}
+        for _ in runners:
+            who, seconds, rewards = results.get()
+            if isinstance(
+                seconds, BaseException
+            ):  # the other one waits for a turn that never comes
+                for runner in runners:
+                    runner.kill()
+                raise RuntimeError(f"{who} failed") from seconds
+            found[who] = seconds, rewards
         for runner in runners:
             runner.join()
     hand, rig = found["hand"], found[decode]
@@ -188,7 +202,7 @@ def race(steps: int, decode: str) -> dict[str, Any]:
 
 @click.command()
 @click.option(
-    "--steps", default=30, show_default=True, help="Optimiser steps of each, 3 do not count."
+    "--steps", default=25, show_default=True, help="Optimiser steps of each, 3 do not count."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(steps: int, as_json: bool) -> None:

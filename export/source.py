@@ -9,6 +9,7 @@ from pathlib import Path
 from export.adapter import CONFIG as ADAPTER_CONFIG
 from export.vocabulary import read_json
 from rig import runs
+from rig.base import insist
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
 from rig.speech import Speech
@@ -59,7 +60,10 @@ def find(model: str, *, base: str | None = None, adapter: Path | None = None) ->
                 f"{path} has no finished adapter yet (it is {run.state}): let the training end "
                 f"(rig train --resume {path})."
             )
-        return _put(path.resolve().name, base or run.base, run.adapter, run)
+        found = _put(path.resolve().name, base or run.base, run.adapter, run)
+        if base is None:  # one that is named is the person's own choice
+            insist(run, found.folder)
+        return found
     if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
         named = base or str(read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
         if not named:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from one_thread import one_thread  # noqa: F401
 
 from rig.cli import main
 from rig.speech import TAUGHT

@@ -215,6 +215,23 @@ def test_a_damaged_file_is_named_with_the_place(
     assert sentence in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json"])
+def test_a_file_in_another_encoding_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes("question,answer\nWas heißt 2+2?,4\n".encode("latin-1"))
+    with pytest.raises(WrongUse, match=rf"{name} is not UTF-8 text \(byte \d+\): save it again"):
+        data.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_may_separate_its_columns_as_spreadsheets_do(mark: str, tmp_path: Path) -> None:
+    lines = [mark.join(("question", "answer"))] + [
+        mark.join((f"{n}+1?", str(n + 1))) for n in range(9)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines), "utf-8")
+    found = data.load(str(tmp_path / "a.csv"), held_out=2)
+    assert {row["question"]: row["answer"] for row in found.train + found.held_out}["3+1?"] == "4"
+
+
 def test_a_missing_file_and_an_unknown_task_are_named() -> None:
     with pytest.raises(WrongUse, match=r"There is no data file no/such\.jsonl"):
         data.load("no/such.jsonl")
@@ -287,13 +304,15 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> N
     for row in found[:4]:
         row["question"] += " please" * 50
     loaded = data.load(jsonl(tmp_path / "a.jsonl", found), held_out=10)
+    long = sum("please" in question for question in questions(loaded.train))
 
     def words(prompts: list[list[dict[str, str]]]) -> list[int]:
         return [len(prompt[-1]["content"].split()) for prompt in prompts]
 
     short = data.shorten(loaded, words, 10)
-    assert len(short.train) + len(short.held_out) == 36
-    assert any("have more than 10 tokens" in note for note in short.notes)
+    assert 0 < long == len(loaded.train) - len(short.train)
+    assert short.held_out == loaded.held_out, "the yardstick stays"
+    assert f"{long} of 30 training prompts have more than 10 tokens" in short.notes[0]
     with pytest.raises(WrongUse, match=r"raise data\.max_prompt_length"):
         data.shorten(loaded, words, 2)
 

@@ -9,6 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
 transformers = pytest.importorskip("transformers")
 
+from one_thread import one_thread  # noqa: E402, F401
+
 from train import decode  # noqa: E402
 
 PROMPT, PAD, END = 40, 1, 4
@@ -78,15 +80,16 @@ def test_every_row_says_what_generate_would_say(
 def test_a_row_that_ends_is_padded_and_the_others_go_on_alike() -> None:
     taught, (ids, mask) = model(), prompts()
     said = decode.generate(taught, ids, mask, settings())[:, PROMPT:]
-    often = int(
-        said.mode(0).values.mode().values
-    )  # a token that some rows say early: let it be the end
+    # a token that some rows say early: let it be the end
+    often = int(said.mode(0).values.mode().values)
     config = settings(eos_token_id=[often, END])
     expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    found = decode.generate(taught, ids, mask, config)
-    ended = (expected[:, PROMPT:] == often).any(1)
-    assert ended.sum() > 0
-    assert torch.equal(found, expected)
+    assert (expected[:, PROMPT:] == often).any()
+    assert torch.equal(decode.generate(taught, ids, mask, config), expected)
+    longer = settings(eos_token_id=[often, END], min_new_tokens=9)  # as preflight's worst case asks
+    expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=longer)
+    assert not (expected[:, PROMPT : PROMPT + 9] == often).any()
+    assert torch.equal(decode.generate(taught, ids, mask, longer), expected)
 
 
 def test_a_small_portion_of_prompts_at_a_time_changes_nothing(

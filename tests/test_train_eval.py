@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from fakes_model import FakeModel
+from one_thread import one_thread  # noqa: F401
 from scripted_http import Say, ScriptedServer
 
 from rig.cli import main
@@ -20,6 +21,7 @@ from rig.speech import TAUGHT
 from train import data, evaluate
 from train.answering import Local, Said, Sampling, Served
 from train.evaluate import Judged
+from train.recipe import ModelTable
 
 TAUGHT_FORM = "<reasoning>\nI add.\n</reasoning>\n<answer>\n{}\n</answer>"
 SHORT = Sampling(max_tokens=24)
@@ -105,7 +107,7 @@ def loaded() -> Any:
     pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
     from train import backends
 
-    return backends.load_for_inference("embedded")
+    return backends.load_for_inference(ModelTable(name="embedded"))
 
 
 def test_batches_say_what_each_prompt_alone_is_answered(loaded: Any) -> None:
@@ -147,14 +149,20 @@ def test_sampling_follows_its_seed(loaded: Any) -> None:
     assert len(set(drawn[0])) > 1
 
 
-def test_a_base_model_without_a_chat_template_is_named(loaded: Any) -> None:
-    model, tokenizer = loaded
-    import copy
+def test_a_base_model_without_a_chat_template_is_named(loaded: Any, tmp_path: Path) -> None:
+    import shutil
 
-    bare = copy.deepcopy(tokenizer)
-    bare.chat_template = None
-    with pytest.raises(RigError, match="has no chat template"):
-        Local(model, bare).ask([problems(1)[0]["prompt"]], SHORT)
+    from train import backends
+
+    shutil.copytree(backends.EMBEDDED, tmp_path / "bare")
+    template = tmp_path / "bare" / "chat_template.jinja"
+    mine = template.rename(tmp_path / "mine.jinja")
+    with pytest.raises(WrongUse, match="has no chat template"):
+        backends.load_for_inference(ModelTable(name=str(tmp_path / "bare")))
+    table = ModelTable(name=str(tmp_path / "bare"), chat_template=mine)
+    said = [Local(*pair).ask([problems(1)[0]["prompt"]], SHORT)
+            for pair in (loaded, backends.load_for_inference(table))]  # fmt: skip
+    assert said[0] == said[1]
 
 
 def test_pass_at_k_draws_more_attempts_and_saves_how(loaded: Any) -> None:
@@ -240,7 +248,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, loaded: Any) -> Path:
         "embedded-arithmetic", ["data.held_out=20", "grpo.max_completion_length=24"]
     )
     run = Run.create(path, recipe=recipe.to_toml(chosen), base="embedded")
-    model, tokenizer = backends.load_for_inference("embedded")
+    model, tokenizer = backends.load_for_inference(ModelTable(name="embedded"))
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     get_peft_model(model, lora).save_pretrained(str(run.adapter))

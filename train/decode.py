@@ -11,6 +11,7 @@ sample: the same processors, the same `multinomial`.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -220,8 +221,8 @@ def _generate(
     on_card = input_ids.is_cuda if graph is None else graph
     if on_card and new > 1:
         step.capture()
-    choose = _sampler(model, config, prompt, input_ids.device)
     ends = torch.tensor(_listed(config.eos_token_id), device=input_ids.device)
+    choose = _sampler(model, config, prompt, ends)
     pad = config.pad_token_id if config.pad_token_id is not None else int(ends[0])
     said = torch.cat([input_ids, input_ids.new_full((batch, new), pad)], dim=1)
     rows = torch.arange(
@@ -279,11 +280,13 @@ def _read(
 
 
 def _sampler(
-    model: Any, config: GenerationConfig, prompt: int, device: torch.device
+    model: Any, config: GenerationConfig, prompt: int, ends: torch.Tensor
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return what chooses the next token, (batch,), from the tokens so far and (batch, vocabulary) logits."""
+    config = copy.copy(config)
+    config._eos_token_tensor = ends  # as `generate` sets it; without it a least length is ignored
     processors = model._get_logits_processor(
-        generation_config=config, input_ids_seq_length=prompt, device=device
+        generation_config=config, input_ids_seq_length=prompt, device=ends.device
     )
 
     def choose(said: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

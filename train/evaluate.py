@@ -21,7 +21,12 @@ from train import answers, statistics
 from train.answering import Answering, Progress, Said, Sampling
 from train.data import Row, messages
 
-MEASURES = ("strict", "lenient", "format")
+MEASURES = {
+    "strict": "right, in the taught form",
+    "lenient": "right, in any form",
+    "format": "kept the form",
+}
+"""What is counted of each reply, and how it is called on a page."""
 
 EXTRA = (("Which is bigger, 9.11 or 9.9?", "9.9"),)
 """Asked besides and shown, never counted: the question that everybody tries."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rig import runs
-from rig.errors import RigError, WrongUse
+from rig.errors import WrongUse
 from rig.runs import Run
-from train import backends, data, recipe
+from train import data, recipe
 from train.answering import Sampling
 from train.recipe import Recipe
 
@@ -67,7 +67,6 @@ def prepare(found: Recipe, run: Run | None, n: int, sampling: Sampling, pass_at:
     loaded = data.load(**table, system_prompt=found.speech.system_prompt)
     notes = []
     if run is not None:
-        loaded = _shortened(replace(loaded, train=[]), found, run)
         kept_apart = run.record.get("held_out_fingerprint")
         if kept_apart not in (None, loaded.fingerprint):
             notes.append(
@@ -78,27 +77,3 @@ def prepare(found: Recipe, run: Run | None, n: int, sampling: Sampling, pass_at:
         notes.append(f"Only {len(loaded.held_out)} problems are held out, not {n}.")
     chosen = replace(loaded, held_out=loaded.held_out[:n])
     return Exam(found, chosen.held_out, chosen.fingerprint, sampling, pass_at, notes)
-
-
-def _shortened(loaded: data.Data, found: Recipe, run: Run) -> data.Data:
-    """Without the prompts that were too long for the run, counted by the tokenizer that it used."""
-    from transformers import AutoTokenizer
-
-    backends.hush()
-    saved = (run.adapter / "tokenizer_config.json").is_file()
-    name = str(run.adapter) if saved else backends.model_path(found.model.name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=None if saved else found.model.revision
-        )
-    except (OSError, ValueError) as error:
-        first = str(error).partition("\n")[0]
-        raise RigError(f"The tokenizer of {name} could not be loaded: {first}") from error
-    if found.model.chat_template is not None and not saved:
-        tokenizer.chat_template = found.model.chat_template.read_text("utf-8")
-
-    def measure(prompts: list[list[dict[str, str]]]) -> list[int]:
-        texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
-        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-    return data.shorten(loaded, measure, found.data.max_prompt_length)

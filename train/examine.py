@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rig import starter
+from rig import base, starter
 from rig.errors import WrongUse
 from rig.runs import Run
 from train import backends, evaluate
 from train.answering import Answering, Local, Sampling, Served
 from train.evaluate import Judged, Verdict
 from train.exam import Exam, of_model, of_run, prepare
+from train.recipe import ModelTable
 
 Tell = Callable[[str, int, int], None]
 """Called with the label, the answers that are there, and how many there will be."""
@@ -80,10 +81,9 @@ def run_labels(
             f"rig train --resume {run.path}, or judge the base alone with --only before."
         )
     model = exam.recipe.model
-    backends.hush()
-    loaded, tokenizer = backends.load_for_inference(
-        model.name, adapter if "after" in labels else None, model.precision, model.revision
-    )
+    loaded, tokenizer = backends.load_for_inference(model, adapter if "after" in labels else None)
+    if (folder := backends.weights(model.name, model.revision)) is not None:
+        base.insist(run, folder)
     local = Local(loaded, tokenizer, batch)
     found: dict[str, Verdict] = {}
     shown: dict[str, list[Judged]] = {}
@@ -117,8 +117,8 @@ def served_label(
 
 def model_label(name: str, exam: Exam, label: str, batch: int, tell: Tell | None) -> dict[str, Any]:
     """Judge any model that transformers can load; nothing is kept on disk."""
-    backends.hush()
-    loaded, tokenizer = backends.load_for_inference(name, None, exam.recipe.model.precision)
+    table = ModelTable(name=name, precision=exam.recipe.model.precision)
+    loaded, tokenizer = backends.load_for_inference(table)
     verdict, shown = _judge(Local(loaded, tokenizer, batch), exam, label, tell)
     return result(exam, {label: verdict}, {label: shown}, None)
 

@@ -15,6 +15,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rig import base
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
 from train import checkpoints, log, power
@@ -70,6 +71,9 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     # Model and adapter
 
     model, tokenizer = backends.load(recipe, backend)
+    weights = backends.weights(recipe.model.name, recipe.model.revision)
+    if weights is not None:
+        base.insist(run, weights)
     problems = _short_enough(problems, tokenizer, recipe.data.max_prompt_length)
     for note in problems.notes:
         say(f"  {note}")
@@ -77,7 +81,7 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     done = checkpoint[0] if checkpoint else 0
     held_out = HeldOut(run, recipe, problems, model, tokenizer, done=done)
     if recipe.probe.attempts:
-        problems = _worth_training(run, recipe, problems, model, tokenizer, say)
+        problems = _worth_training(run, recipe, problems, model, tokenizer, first=first, say=say)
 
     # ------------------------------------------------------------------------------------------------------
     # Trainer
@@ -108,6 +112,7 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         log.cut(run.path / log.LOG, done)
         log.cut(run.path / log.SAMPLES, done)
         _note_start(run, recipe, backend, fields, problems, portions, trainable)
+        run.note(base_weights=base.fingerprint(weights) if weights is not None else None)
         if held_out.rows and "before" not in run.record.get("eval", {}) and not done:
             _judge(held_out, "before", say)
     alarms = Alarms(**recipe.watch.model_dump(exclude={"stop"}))
@@ -168,21 +173,20 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
 
 
 def _short_enough(problems: Data, tokenizer: Any, longest: int) -> Data:
-    """Leave out prompts that are too long; the held-out problems stay, for they are the yardstick."""
+    """Leave out the training prompts that are too long for this tokenizer."""
     from train import data
 
     def measure(prompts: list[list[dict[str, str]]]) -> list[int]:
         texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-    shortened = data.shorten(replace(problems, held_out=[]), measure, longest)
-    return replace(shortened, held_out=problems.held_out)
+    return data.shorten(problems, measure, longest)
 
 
 def _worth_training(
-    run: Run, recipe: Recipe, problems: Data, model: Any, tokenizer: Any, say: Any
+    run: Run, recipe: Recipe, problems: Data, model: Any, tokenizer: Any, *, first: bool, say: Any
 ) -> Data:
-    """Leave out what the model always or never solves."""
+    """Leave out what the model always or never solves; of several processes the first one asks."""
     from train import probe
     from train.answering import Local, Sampling
     from train.heldout import unmoved
@@ -194,7 +198,7 @@ def _worth_training(
     )
     with unmoved(model):
         found = probe.probe(
-            Local(model, tokenizer, recipe.evaluation.batch),
+            Local(model, tokenizer, recipe.evaluation.batch) if first else None,
             problems.train,
             recipe.speech.speech(),
             run.path,
@@ -306,6 +310,8 @@ def _leave_if_stopped(run: Run, monitor: Monitor, *, first: bool, say: Any) -> N
             f"Log, samples and report are in {run.path}."
         )
     if monitor.interrupted and monitor.early is None:
+        if first:
+            report.write(run)
         say(f"Saved after step {monitor.step}. Go on with: rig train --resume {run.path}")
         raise KeyboardInterrupt
 

@@ -6,8 +6,8 @@ learnt from (activations, logits, gradients). What stays through both is added: 
     peak = resident + max(generating, learning) + workspace
 
 It is the worst case: every prompt and completion at its limit. On a card it stands for what torch
-reserves, on a CPU for the tensors without the interpreter. `tests/test_train_plan.py` holds it against
-measured figures.
+reserves, on a CPU for the tensors without the interpreter. `tests/test_train_memory.py` holds it against
+every figure that was measured.
 """
 
 from __future__ import annotations
@@ -27,18 +27,28 @@ LAYER_HIDDEN, LAYER_INNER = 26, 8
 32 bits, residuals, attention in and out) and of the MLP's (gate, its activation, up, their product)."""
 BACKWARD = 1.5
 """While a layer's gradients flow, that much of it again."""
-LOGIT_COPIES = {"trl": 2, "unsloth": 0}
-"""Tables of all logits in half precision alive at once: the logits and their gradient."""
+LOGIT_COPIES = 5
+"""Tables of all logits in half precision alive at once under plain TRL: the logits, divided by the
+temperature, their log-softmax, and the gradients of two of them."""
 CHUNKED = int(0.2 * GIB)
 """The tile that stands in for all logits where they are computed in pieces."""
 SAMPLING = 16
 """Bytes per logit of the last position while a token is drawn (32-bit copies, sorting)."""
-CACHE_SLACK = {"trl": 1.10, "unsloth": 1.05}
-"""A cache that grows by copying leaves holes; one of fixed size nearly none."""
+GROWING = 1.10
+"""A cache that grows by copying leaves holes (transformers' `generate`)."""
+UNSLOTH_CACHE = 3.15
+"""What unsloth takes for each generated completion, in caches of its length: measured, not explained."""
+ROUND = 8
+"""`train.decode` makes the length of a cache a multiple of this."""
+BLOCK = 2 * 2**20
+"""torch takes memory from the card in multiples of this, and a tensor of fixed size fills whole ones."""
+GRAPH_POOLS, UNPACKED = 3, 2
+"""Pools of memory around a captured step (reading the prompt, warming up, the graph itself), and matrices
+that each holds unpacked from four bits."""
 WORKSPACE = {"cuda": int(0.45 * GIB), "cpu": 0}
-"""Matrices unpacked from four bits, cuBLAS, captured graphs, fragments."""
-UNSLOTH_STEP = 256
-"""unsloth rounds its cache up to a multiple of this."""
+"""Matrices unpacked from four bits while learning, cuBLAS, fragments."""
+UNSLOTH_WORKSPACE = int(1.0 * GIB)
+"""The same for unsloth, whose compiled kernels and buffers stay."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Memory:
     logits: int
     kv_cache: int
     sampling: int
+    capture: int
+    """The captured decoding step, and the adapter in 16 bits beside it."""
     workspace: int
 
     @property
@@ -63,7 +75,7 @@ class Memory:
     @property
     def generating(self) -> int:
         """What only generating takes."""
-        return self.kv_cache + self.sampling
+        return self.kv_cache + self.sampling + self.capture
 
     @property
     def peak(self) -> int:
@@ -84,13 +96,13 @@ def estimate(
     optim: str,
     micro_batch: int,
     generated: int,
+    generations: int,
     prompt: int,
     completion: int,
     checkpointing: bool,
+    decoder: str,
     chunked: bool = False,
-    backend: str = "trl",
     cards: int = 1,
-    window: int | None = None,
     wide_embedding: bool = False,
 ) -> Memory:
     """Predict the memory of each card.
@@ -99,50 +111,74 @@ def estimate(
         shape: the model.
         precision: `4bit`, `16bit` or `32bit`, of the frozen weights.
         trainable: parameters of the adapter.
-        optim: TRL's name; one with 8bit keeps a byte per state.
+        optim: TRL's name; one with 8bit keeps a byte per state, a paged one gives way to the rest.
         micro_batch: completions through the model at once while it learns.
         generated: completions generated at once.
+        generations: completions of one prompt.
         prompt, completion: their limits in tokens.
         checkpointing: activations are computed twice instead of kept.
+        decoder: who generates: `rig`, `transformers`, `vllm`, or `unsloth` (who then also learns).
         chunked: log-probabilities in pieces, without a table of all logits.
-        backend: `trl` or `unsloth`.
         cards: gradients are exchanged between them in buckets.
-        window: tokens that unsloth keeps room for in the cache of each completion (max_seq_length).
         wide_embedding: embedding and head in 32 bits, as `prepare_model_for_kbit_training` leaves them.
     """
-    cuda = precision != "32bit"
+    cuda, unsloth = precision != "32bit", decoder == "unsloth"
     wide = HALF if cuda else FULL
     per_weight = {"4bit": NF4, "16bit": HALF, "32bit": FULL}[precision]
     weights = int(shape.linear * per_weight) + (shape.embedding + shape.small) * wide
     if wide_embedding:  # and autocast keeps a half-precision copy of the head beside it
         weights += shape.embedding * (FULL - wide) + shape.vocabulary * shape.hidden * HALF
-    states = 2 if "8bit" in optim else 8
-    if optim in ("sgd", "adafactor"):
-        states = 4
     tokens = micro_batch * (prompt + completion)
     stream = tokens * shape.hidden * (FULL if wide_embedding else wide)
     layer = tokens * (LAYER_HIDDEN * shape.hidden + LAYER_INNER * shape.intermediate) * wide // HALF
     if not checkpointing:
         activations = layer * shape.layers
-    elif backend == "unsloth":  # keeps them in the host's memory
+    elif unsloth:  # keeps them in the host's memory
         activations = int(layer * BACKWARD) + stream
     else:
         activations = int(layer * BACKWARD) + stream * shape.layers
     table = micro_batch * (completion + 1) * shape.vocabulary * wide
-    copies = LOGIT_COPIES[backend]
-    logits = CHUNKED if chunked or copies == 0 else table * copies
-    length = prompt + completion
-    if backend == "unsloth":
-        length = -(-(window or length) // UNSLOTH_STEP) * UNSLOTH_STEP
-    cache = generated * length * shape.layers * shape.kv_width * wide
+    token = shape.layers * shape.kv_width * wide
+    captured = decoder == "rig" and cuda
+    caches = {
+        "rig": _fixed_cache(shape, generated, prompt + completion, wide)
+        + generated // generations * prompt * token,
+        "transformers": int(generated * (prompt + completion) * token * GROWING),
+        "unsloth": int(generated * (prompt + completion) * token * UNSLOTH_CACHE),
+        "vllm": 0,
+    }
     return Memory(
         weights=weights,
         adapter=trainable * FULL,
-        optimiser=trainable * states,
+        optimiser=0 if "paged" in optim else trainable * _states(optim),
         gradients=trainable * FULL * (2 if cards > 1 else 1),
         activations=activations,
-        logits=logits,
-        kv_cache=int(cache * CACHE_SLACK[backend]),
-        sampling=generated * shape.vocabulary * SAMPLING,
-        workspace=WORKSPACE["cuda" if cuda else "cpu"],
+        logits=CHUNKED if chunked or unsloth else table * LOGIT_COPIES,
+        kv_cache=caches[decoder],
+        sampling=generated * shape.vocabulary * SAMPLING if decoder != "vllm" else 0,
+        capture=_unpacked(shape, precision) + trainable * HALF if captured else 0,
+        workspace=UNSLOTH_WORKSPACE if unsloth else WORKSPACE["cuda" if cuda else "cpu"],
     )
+
+
+def _states(optim: str) -> int:
+    """Bytes that the optimiser keeps for each parameter."""
+    if "8bit" in optim:
+        return 2
+    return 4 if optim in ("sgd", "adafactor") else 8
+
+
+def _fixed_cache(shape: Shape, rows: int, length: int, wide: int) -> int:
+    """Keys and values of every layer, each in one tensor that never moves (`train.decode`)."""
+    one = rows * (-(-length // ROUND) * ROUND) * shape.kv_width // 2 * wide
+    if one > BLOCK:
+        one = -(-one // BLOCK) * BLOCK
+    return one * 2 * shape.layers
+
+
+def _unpacked(shape: Shape, precision: str) -> int:
+    """Matrices in 16 bits beside their four, while a step is captured and replayed."""
+    if precision != "4bit":
+        return 0
+    largest = max(linear.inputs * linear.outputs for linear in shape.linears)
+    return GRAPH_POOLS * UNPACKED * largest * HALF

@@ -41,19 +41,27 @@ def make(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
         optim=recipe.schedule.optim,
         micro_batch=portions.micro_batch,
         generated=portions.generated,
+        generations=recipe.grpo.num_generations,
         prompt=recipe.data.max_prompt_length,
         completion=recipe.grpo.max_completion_length,
         checkpointing=recipe.schedule.gradient_checkpointing,
+        decoder=_decoder(recipe, backend),
         chunked=recipe.backend.chunked_logprobs,
-        backend=backend,
         cards=cards,
     )
     if recipe.grpo.use_vllm:
         share = recipe.grpo.vllm_gpu_memory_utilization
         notes.append(f"vLLM takes {share:.0%} of the card besides (vllm_gpu_memory_utilization).")
+    if "paged" in recipe.schedule.optim:
+        states = 2 * trainable / GIB
+        notes.append(
+            f"The paged optimiser's {states:.2f} GiB are not counted: the driver moves them to the "
+            "host when the card is full."
+        )
     return {
         "model": recipe.model.name,
         "backend": backend,
+        "decoder": _decoder(recipe, backend),
         "cards": cards,
         "parameters": model.parameters,
         "trainable_parameters": trainable,
@@ -94,7 +102,8 @@ def show(plan: dict[str, Any], recipe: str, *, as_json: bool) -> str:
     lines += [
         f"  always      weights {parts['weights']:.2f}, adapter {parts['adapter']:.2f}, "
         f"optimiser {parts['optimiser']:.2f}, workspace {parts['workspace']:.2f}",
-        f"  generating  key-value cache {parts['kv_cache']:.2f}, sampling {parts['sampling']:.2f}",
+        f"  generating  key-value cache {parts['kv_cache']:.2f}, sampling {parts['sampling']:.2f}, "
+        f"captured step {parts['capture']:.2f}",
         f"  learning    activations {parts['activations']:.2f}, logits {parts['logits']:.2f}, "
         f"gradients {parts['gradients']:.2f}",
         "",
@@ -122,6 +131,13 @@ def _backend(recipe: Recipe) -> str:
     if recipe.backend.name != "auto":
         return recipe.backend.name
     return "unsloth" if importlib.util.find_spec("unsloth") else "trl"
+
+
+def _decoder(recipe: Recipe, backend: str) -> str:
+    """Who generates: `rig`, `transformers`, `vllm`, or `unsloth`."""
+    if recipe.grpo.use_vllm:
+        return "vllm"
+    return "unsloth" if backend == "unsloth" else recipe.backend.decode
 
 
 def _rows(recipe: Recipe) -> tuple[int | None, list[str]]:

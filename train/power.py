@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 
-from rig.config import Frozen, section
+from rig.validation import Frozen, section
 
 EVERY = 5.0
 """Seconds between two questions."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from train import answers, log
 from train.answering import Answering, Sampling
 
 FILE = "probe.jsonl"
+EVERY = 1.0
+"""Seconds between two looks whether the process that asks has finished."""
 
 Row = dict[str, Any]
 
@@ -45,7 +48,7 @@ class Probed:
 
 
 def probe(
-    answering: Answering,
+    answering: Answering | None,
     rows: Sequence[Row],
     speech: Speech,
     folder: Path,
@@ -59,7 +62,8 @@ def probe(
     """Return the rows worth training on.
 
     Args:
-        answering: the model as it is before training.
+        answering: the model as it is before training; None = another process of this run is asking it,
+            and its counts are waited for.
         rows: training rows with `prompt` and `answer`.
         speech: the contract; a right answer counts in any form, for the form is what is still to be learnt.
         folder: the run folder; counts that lie there already are used.
@@ -72,13 +76,17 @@ def probe(
     rng = random.Random(sampling.seed)
     chosen = list(rows) if prompts is None else rng.sample(list(rows), min(prompts, len(rows)))
     counts = _counts(folder / FILE, chosen, attempts)
-    if counts is None:
+    while counts is None and answering is None:
+        time.sleep(EVERY)
+        counts = _counts(folder / FILE, chosen, attempts)
+    if counts is None and answering is not None:
         counts = _ask(answering, chosen, speech, attempts, sampling, progress)
         lines = [
             json.dumps({"question": row["question"], "solved": count, "attempts": attempts})
             for row, count in zip(chosen, counts, strict=True)
         ]
         write_text(folder / FILE, "".join(f"{line}\n" for line in lines))
+    assert counts is not None
     kept, always, never = [], 0, 0
     for row, count in zip(chosen, counts, strict=True):
         if count == attempts:

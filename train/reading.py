@@ -34,7 +34,12 @@ def read(
     if path.suffix.lower() in FILES:
         if not path.is_file():
             raise WrongUse(f"There is no data file {path}: check data.source in the recipe.")
-        rows = _READERS[path.suffix.lower()](path)
+        try:
+            rows = _READERS[path.suffix.lower()](path)
+        except UnicodeDecodeError as error:
+            raise WrongUse(
+                f"{path} is not UTF-8 text (byte {error.start}): save it again in UTF-8."
+            ) from error
     elif source == "gsm8k":
         rows = _from_hub(GSM8K[0], GSM8K[1], split, revision)
     else:
@@ -71,8 +76,9 @@ def _jsonl(path: Path) -> list[Row]:
 
 
 def _json(path: Path) -> list[Row]:
+    text = path.read_text("utf-8-sig")
     try:
-        found = json.loads(path.read_text("utf-8-sig"))
+        found = json.loads(text)
     except ValueError as error:
         raise WrongUse(f"{path} is not JSON ({error}): mend it, or name it .jsonl.") from error
     if not isinstance(found, list):
@@ -88,7 +94,9 @@ def _object(row: object, where: str) -> Row:
 
 def _csv(path: Path) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        mark = max(",;\t", key=file.readline().count)  # some spreadsheets write semicolons
+        file.seek(0)
+        reader = csv.DictReader(file, strict=True, delimiter=mark)
         try:
             rows = [dict(row) for row in reader]
         except csv.Error as error:

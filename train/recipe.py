@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rig.config import Frozen, read, validated
+from rig.config import read
 from rig.errors import WrongUse, nearest
 from rig.speech import TAUGHT, Speech
+from rig.validation import Frozen, validated
 from rig.writing import write_text
 from train.alarms import KINDS
 
@@ -170,8 +171,8 @@ class ScheduleTable(Frozen):
     save_every: int = Field(default=25, gt=0)
     """Steps between two checkpoints; what a power cut can cost."""
     keep_checkpoints: int = Field(default=2, gt=0)
-    report_to: tuple[str, ...] = ()
-    """Trackers besides log.jsonl: tensorboard, wandb, trackio."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers besides log.jsonl; what tensorboard and wandb write lies in the run folder."""
 
 
 class EvaluationTable(Frozen):

@@ -106,10 +106,7 @@ def _from_model(recipe: Recipe, rows: Sequence[Row], attempts: int, notes: list[
     from train import backends
     from train.answering import Local, Sampling
 
-    backends.hush()
-    model, tokenizer = backends.load_for_inference(
-        recipe.model.name, None, recipe.model.precision, recipe.model.revision
-    )
+    model, tokenizer = backends.load_for_inference(recipe.model)
     grpo = recipe.grpo
     drawn = Sampling(grpo.max_completion_length, grpo.temperature, grpo.top_p, recipe.schedule.seed)
     prompts = [row["prompt"] for row in rows for _ in range(attempts)]

@@ -21,11 +21,6 @@ from train.progress import duration
 FILE = "report.html"
 SIDE_BY_SIDE = 8
 """Held-out problems shown before and after."""
-MEASURES = (
-    ("strict", "right, in the taught form"),
-    ("lenient", "right, in any form"),
-    ("format", "kept the form"),
-)
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c1917;--dim:#78716c;--paper:#fafaf9;--card:#fff;--line:#e7e5e4;
@@ -100,7 +95,11 @@ def _head(run: Run, rows: list[dict[str, Any]]) -> str:
         parts.append(f"{duration(float(seconds))} of training")
     if energy := record.get("energy"):
         parts.append(escape(str(energy)))
-    return f"<h1>{escape(run.path.name)}</h1><div class=dim>{' · '.join(parts)}</div>"
+    head = f"<h1>{escape(run.path.name)}</h1><div class=dim>{' · '.join(parts)}</div>"
+    if run.state in ("planned", "training"):
+        how = f"rig train --resume {run.path}"
+        head += f"<p>Not finished. Go on with: <code>{escape(how)}</code></p>"
+    return head
 
 
 def _figures(run: Run) -> str:
@@ -109,7 +108,7 @@ def _figures(run: Run) -> str:
     if not after:
         return ""
     cards = []
-    for measure, words in MEASURES:
+    for measure, words in evaluate.MEASURES.items():
         new = after[measure]
         low, high = new["interval"]
         was = f"from {before[measure]['share']:.1%} · " if before else ""

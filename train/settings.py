@@ -139,6 +139,7 @@ def complete(
         "save_total_limit": None,
         "eval_strategy": "no",
         "report_to": list(s.report_to) or "none",
+        "project": "rig",
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "shuffle_dataset": True,

@@ -9,11 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-MEASURES = {
-    "strict": "right, form kept",
-    "lenient": "right, any form",
-    "format": "kept the form",
-}
+from train.evaluate import MEASURES
+
 LONGEST = 400
 """Characters of a reply that are shown."""
 

@@ -1,0 +1,112 @@
+"""The worst case on a card that is too small: `pytest tests/test_train_preflight.py`.
+
+No card is needed: a trainer stands in whose card holds so many completions and no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
+
+from rig.errors import RigError  # noqa: E402
+from train import preflight  # noqa: E402
+
+ROWS = [{"prompt": [{"role": "user", "content": "x" * size}]} for size in (3, 90, 5, 60)]
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 12 GiB, as torch would describe it."""
+    said: dict[str, Any] = {
+        "is_available": True, "reset_peak_memory_stats": None, "empty_cache": None,
+        "max_memory_reserved": 9 * 2**30, "get_rng_state_all": [], "current_device": 0,
+        "get_device_properties": SimpleNamespace(total_memory=12 * 2**30), "get_device_name": "A card",
+    }  # fmt: skip
+    for name, value in said.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value, **__: value)
+
+
+class Trainer:
+    """Generates up to `generates` completions at once, learns from `learns`, notes what it was asked."""
+
+    def __init__(self, *, generates: int = 999, learns: int = 999, **args: Any) -> None:
+        self.generates, self.learns = generates, learns
+        given = {"per_device_train_batch_size": 8, "steps_per_generation": 3,
+                 "gradient_accumulation_steps": 3, "gradient_checkpointing": True}  # fmt: skip
+        self.args = SimpleNamespace(**given | args)
+        self.num_generations, self.max_completion_length = 6, 384
+        self.generation_config = SimpleNamespace(min_new_tokens=None)
+        self.use_liger_kernel = True
+        self.model = self.model_wrapped = torch.nn.Linear(1, 1)
+        self.accelerator = SimpleNamespace(backward=lambda loss: loss.backward())
+        self.state = SimpleNamespace(num_input_tokens_seen=7)
+        self._buffered_inputs: Any = "stale"
+        self._step = 5
+        self._metrics = {"train": {"loss": [1.0]}}
+        self._logs: dict[str, Any] = {
+            "prompt": [1], "completion": [1], "advantages": [1], "rewards": {"a": [1]},
+        }  # fmt: skip
+        self.longest: list[int] = []
+        self.least: int | None = None
+
+    def _room(self, wanted: int, there: int) -> None:
+        if wanted > there:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def _prepare_inputs(self, batch: list[Any]) -> dict[str, Any]:
+        self.longest = [len(row["prompt"][0]["content"]) for row in batch]
+        self.least = self.generation_config.min_new_tokens
+        self._room(len(batch), self.generates)
+        size = self.args.per_device_train_batch_size
+        return {"ids": torch.ones(size, 4), "all": torch.tensor(3), "other": 1}
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], None, dict[str, Any]]:
+        return prompts, None, {}
+
+    def _generate_single_turn(self, ids: list[Any], *_: Any) -> None:
+        self._room(len(ids), self.generates)
+
+    def compute_loss_context_manager(self) -> Any:
+        return contextlib.nullcontext()
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        self._room(len(inputs["ids"]), self.learns)
+        return model.weight.sum()
+
+
+def test_what_fits_is_measured_and_leaves_no_trace() -> None:
+    trainer = Trainer()
+    assert preflight.worst_case(trainer, ROWS) == 9.0
+    assert trainer.longest == [90] * 6 + [60] * 6 + [5] * 6 + [3] * 6, "the longest prompts first"
+    assert trainer.least == 384, "and every completion to its limit"
+    assert trainer.generation_config.min_new_tokens is None
+    assert (trainer._buffered_inputs, trainer._step) == (None, 0)
+    assert trainer._logs == {"prompt": [], "completion": [], "advantages": [], "rewards": {}}
+    assert trainer.model.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [
+        (Trainer(learns=5), "4 fit: --set schedule.micro_batch=4 (the result is the same)"),
+        (Trainer(learns=1), "1 fit: --set schedule.micro_batch=1"),
+        (Trainer(learns=0), "--set grpo.max_completion_length=192"),
+        (Trainer(learns=0, gradient_checkpointing=False), "schedule.gradient_checkpointing=true"),
+        (Trainer(generates=13), "12 fit: --set schedule.prompts_per_step=2"),
+        (Trainer(generates=4), "3 fit: --set grpo.num_generations=3"),
+        (Trainer(generates=1), "Not even 2 fit: --set grpo.max_completion_length=192"),
+    ],
+)
+def test_what_does_not_fit_names_the_knob_and_the_value_that_fits(
+    trainer: Trainer, said: str
+) -> None:
+    with pytest.raises(RigError) as error:
+        preflight.worst_case(trainer, ROWS)
+    assert said in error.value.message
+    assert "A card (12.0 GiB)" in error.value.message
+    assert "\n" not in error.value.message
