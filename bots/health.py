@@ -181,8 +181,8 @@ class Health:
 def _model_up() -> bool:
     """Whether a model would answer now; none is started for this."""
     from rig.client import Client
-    from rig.config import section
     from rig.starter import ModelConfig, running
+    from rig.validation import section
 
     settings = section("model", ModelConfig)
     if settings.url:

@@ -87,7 +87,7 @@ class Context(Protocol):
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """The table `[bots.NAME.options]`, for the bot to validate (`rig.config.validated`)."""
+        """The table `[bots.NAME.options]`, for the bot to validate (`rig.validation.validated`)."""
 
     @property
     def folder(self) -> Path:

@@ -14,8 +14,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BeforeValidator, Field, model_validator
 
 from bots.schedule import UNITS, Schedule
-from rig.config import Frozen, load, validated
+from rig.config import load
 from rig.errors import WrongUse, nearest
+from rig.validation import Frozen, validated
 
 
 def duration(value: object) -> timedelta:

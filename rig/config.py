@@ -2,7 +2,7 @@
 
 A table named like a command (`[serve]`, `[summarise]`) gives defaults for that command's options; the
 other tables (`[model]`, `[bots.NAME]`, `[outlets.NAME]`, ...) belong to one room, which validates its
-own with `section`. An unknown table or key is an error that names the nearest known one.
+own with `rig.validation.section`. An unknown table or key is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -10,25 +10,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rig import places
 from rig.errors import WrongUse, nearest
 
 TABLES = ("model", "daemon", "bots", "outlets", "feeds", "train")
 """Tables that are not commands, or hold more than a command's options."""
-
-
-class Frozen(BaseModel):
-    """A validated object that nobody changes later; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-T = TypeVar("T", bound=BaseModel)
 
 
 def files() -> list[Path]:
@@ -69,19 +59,6 @@ def merge(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def section(name: str, kind: type[T]) -> T:
-    """The table `name` as a validated object; defaults when there is no such table."""
-    return validated(kind, load().get(name, {}), f"[{name}] in rig.toml")
-
-
-def validated(kind: type[T], values: Any, where: str) -> T:
-    """`values` as a `kind`, or one sentence that says where and how it is wrong."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise WrongUse(_sentence(kind, error, where)) from None
-
-
 def command_defaults(group: click.Group) -> dict[str, Any]:
     """What the tables named like commands say, checked against the options those commands have."""
     found = {}
@@ -113,30 +90,3 @@ def _defaults(name: str, command: click.Command, values: Any) -> dict[str, Any]:
 def _refuse_unknown(table: str, given: Iterable[str], known: Iterable[str]) -> None:
     if wrong := sorted(set(given) - set(known)):
         raise WrongUse(f"rig.toml: [{table}] has no {wrong[0]!r}; {nearest(wrong[0], known)}")
-
-
-def _sentence(kind: type[BaseModel], error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _fields(kind, first["loc"][:-1])
-        return f"{where}: there is no key {path!r}; {nearest(str(first['loc'][-1]), known)}"
-    if first["type"] == "missing":
-        return f"{where}: the key {path!r} is missing: set it."
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
-    return f"{where}: {path or 'the table'}: {message}{given}.{more}".replace("..", ".")
-
-
-def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The keys that `kind` knows at `path`; lists and dictionaries on the way are stepped through."""
-    for part in path:
-        field = kind.model_fields.get(str(part))
-        if field is None:
-            continue
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if inner:
-            kind = inner[0]
-    return [field.alias or name for name, field in kind.model_fields.items()]

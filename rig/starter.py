@@ -28,9 +28,9 @@ import click
 
 from rig import places
 from rig.client import Client
-from rig.config import Frozen, section
 from rig.errors import RigError, WrongUse
 from rig.runs import RECORD, Run, find
+from rig.validation import Frozen, section
 
 
 class ModelConfig(Frozen):

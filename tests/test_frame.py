@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import ROOT
 
 import rig.cli
-from rig import config
+from rig import validation
 from rig.cli import FrontDoor, main
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
@@ -182,11 +182,11 @@ def test_a_wrong_rig_toml_is_named_with_the_nearest(elsewhere: Path, toml: str, 
     assert says in result.output
 
 
-class Inner(config.Frozen):
+class Inner(validation.Frozen):
     learning_rate: float = 1.0
 
 
-class Outer(config.Frozen):
+class Outer(validation.Frozen):
     grpo: Inner = Inner()
     many: tuple[Inner, ...] = ()
     size: int
@@ -204,7 +204,7 @@ class Outer(config.Frozen):
 )
 def test_a_wrong_value_is_one_sentence(values: dict[str, object], says: str) -> None:
     with pytest.raises(WrongUse) as caught:
-        config.validated(Outer, values, "recipe.toml")
+        validation.validated(Outer, values, "recipe.toml")
     assert says in caught.value.message
     assert "\n" not in caught.value.message
 

@@ -24,8 +24,8 @@ from bots.checks import ERROR_TEXT, REFUSAL
 from bots.registry import Context, Delivery, Draft, bots
 from bots.settings import Duration
 from rig.client import Busy, Refused, Unreachable
-from rig.config import Frozen, validated
 from rig.errors import RigError
+from rig.validation import Frozen, validated
 
 PASSING = ("network", "time", "status", "bot-check")
 """Reasons that may be gone tomorrow."""

@@ -17,8 +17,8 @@ from typing import Any
 
 from bots.cards.card import Card
 from rig import places
-from rig.config import Frozen
 from rig.errors import RigError, WrongUse, nearest
+from rig.validation import Frozen
 from rig.writing import landing
 
 TABLES = """

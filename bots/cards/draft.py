@@ -19,9 +19,9 @@ from bots.cards.database import Database, Pool, place
 from bots.cards.template import alt_text, template
 from bots.registry import Context, Draft, Skip, bots
 from rig.client import Overflow, Refused
-from rig.config import Frozen, validated
 from rig.errors import RigError
 from rig.prompts import CARD_SCHEMA, card_messages, card_retry
+from rig.validation import Frozen, validated
 
 
 class CardOptions(Frozen):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bots.outlets.base import Outlet
-from rig.config import validated
 from rig.errors import WrongUse, nearest
+from rig.validation import validated
 
 KINDS = {
     "bluesky": "Bluesky",

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from rig.config import Frozen
+from rig.validation import Frozen
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Uncle
 from bots.outlets.graphemes import LINK, TAG, graphemes
 from bots.outlets.wire import CONNECT, READ, broken, moment
 from rig import places
-from rig.config import Frozen
+from rig.validation import Frozen
 from rig.writing import write_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bots.outlets.base import LOST, NotSent, Outlet, Post
-from rig.config import Frozen
+from rig.validation import Frozen
 
 
 class FileSettings(Frozen):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
 from bots.outlets.graphemes import LINK, graphemes
 from bots.outlets.wire import CONNECT, READ, broken
-from rig.config import Frozen
+from rig.validation import Frozen
 
 if TYPE_CHECKING:
     import mastodon

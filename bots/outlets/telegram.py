@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from bots.outlets.base import Halt, NotSent, Outlet, Post, Rejected, Unclear
 from bots.outlets.wire import CONNECT, READ, broken
-from rig.config import Frozen
+from rig.validation import Frozen
 
 CAPTION = 1024
 """UTF-16 units below a picture."""

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
 from bots.outlets.wire import CONNECT, READ, broken
-from rig.config import Frozen
+from rig.validation import Frozen
 
 
 class WebhookSettings(Frozen):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
 from bots.outlets.weighted import has_link, weighted_length
 from bots.outlets.wire import CONNECT, READ, broken, moment
-from rig.config import Frozen
+from rig.validation import Frozen
 
 if TYPE_CHECKING:
     import requests
