@@ -119,7 +119,9 @@ def read(path: Path) -> Header:
         size = path.stat().st_size
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise RigError(f"{path} is not a GGUF file: give one that ends in .gguf.")
+                raise RigError(
+                    f"{path} is not a GGUF file: give one, such as `rig export` writes or `rig pull` brings."
+                )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 metadata, tensors, end = _Reader(data).header()
     except FileNotFoundError:
