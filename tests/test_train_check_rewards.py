@@ -83,10 +83,13 @@ def test_the_notebooks_format_rewards_can_never_fire_together_with_its_prompt(
             "39 of 40 gold answers get less than its top mark 1",
         ),
         ("return [-float(len(c[0]['content'])) for c in completions]", "It pays more for damage"),
-        ("return [1.0]", "It fails with ValueError: 40 completions got 1 marks"),
+        (
+            "return [1.0]",
+            "gave 1 marks to 40 completions: it must return one number or None for each.",
+        ),
         (
             "return [1 / 0 for _ in completions]",
-            "It fails with ZeroDivisionError: division by zero",
+            "failed with ZeroDivisionError: division by zero (mine.py, line",
         ),
     ],
 )

@@ -179,19 +179,74 @@ def test_a_dead_reward_is_named_within_ten_steps_and_a_hopeless_run_is_stopped(
     assert (run.path / "report.html").is_file()
 
 
-def test_a_loss_that_is_no_number_stops_before_it_is_saved(elsewhere: Path) -> None:
-    mad = reward_file(
-        "def mad(completions, trainer_state, **_):\n"
-        "    bad = float('inf') if trainer_state.global_step >= 2 else 0.0\n"
-        "    return [float(len(said[0]['content'])) + bad for said in completions]\n"
-    )
+def test_a_loss_that_is_no_number_stops_before_it_is_saved(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import GRPOTrainer
+
+    real = GRPOTrainer.compute_loss
+
+    def spoilt(self: Any, *given: Any, **more: Any) -> Any:
+        return real(self, *given, **more) * (float("nan") if self.state.global_step >= 2 else 1)
+
+    monkeypatch.setattr(GRPOTrainer, "compute_loss", spoilt)
     with pytest.raises(RigError, match="weights are lost"):
-        start(f'rewards=[{{name="{mad}:mad"}}]', "schedule.max_steps=5", "evaluation.problems=0")
+        start("schedule.max_steps=5", "evaluation.problems=0", "backend.preflight=false")
     run = Run.open(Path("runs/mine"))
     assert run.record["stopped"]["step"] == 3
     saved = checkpoints.newest(run.checkpoints)
     assert saved is not None
     assert saved[0] == 2, "the checkpoint before the loss went wrong is the newest"
+
+
+LENGTH = "    return [float(len(said[0]['content'])) for said in completions]\n"
+
+
+def test_weights_that_are_lost_between_two_steps_are_a_sentence(elsewhere: Path) -> None:
+    """A rate that throws the weights out of range: the next token can't be drawn."""
+    mine = reward_file(f"def mine(completions, **_):\n{LENGTH}")
+    with pytest.raises(RigError, match="After step 1 the model's probabilities are no numbers"):
+        start(f'rewards=[{{name="{mine}:mine"}}]', "schedule.learning_rate=1e30",
+              "evaluation.problems=0", "backend.preflight=false")  # fmt: skip
+    assert Run.open(Path("runs/mine")).state == "training"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            "    raise KeyError('x')\n",
+            r"mine.py:mine failed with KeyError: 'x' \(mine.py, line 2\)",
+        ),
+        ("    return [1.0]\n", "gave 1 marks to 8 completions"),
+        (
+            "    return ['good' for _ in completions]\n",
+            "it must return one number or None for each",
+        ),
+        (
+            "    return [float('nan') for _ in completions]\n",
+            "gave nan, which nothing can be learnt from",
+        ),
+        ("    return [None for _ in completions]\n", "skip every completion"),
+    ],
+)
+def test_a_reward_of_ones_own_that_fails_does_so_before_the_first_step(
+    elsewhere: Path, body: str, said: str
+) -> None:
+    mine = reward_file(f"def mine(completions, **_):\n{body}")
+    with pytest.raises(RigError, match=said):
+        start(f'rewards=[{{name="{mine}:mine"}}]', "evaluation.problems=0")
+    assert not Path("runs/mine").exists()
+
+
+def test_a_first_reward_may_be_async(elsewhere: Path) -> None:
+    mine = reward_file(f"async def mine(completions, **_):\n{LENGTH}")
+    found = start(
+        f'rewards=[{{name="{mine}:mine"}}]', "schedule.max_steps=1", "evaluation.problems=0"
+    )
+    row = log.steps(Path(found["run"]) / log.LOG)[0]
+    assert row["rewards/mine/mean"] > 0
+    assert "accuracy" in row
 
 
 @pytest.mark.slow

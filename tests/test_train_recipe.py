@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -49,6 +50,28 @@ def test_every_recipe_opens_with_its_command_and_loads(name: str) -> None:
         bf16=True,
     )
     assert fields["learning_rate"] == found.schedule.learning_rate
+
+
+EXPLICIT = {
+    "model": {"name", "precision", "attention"},
+    "data": {"source", "held_out", "max_prompt_length"},
+    "lora": {"r", "alpha", "dropout", "targets"},
+    "grpo": {"num_generations", "max_completion_length", "temperature", "loss_type", "beta", "epsilon",
+             "epsilon_high", "scale_rewards", "mask_truncated_completions"},
+    "schedule": {"max_steps", "prompts_per_step", "micro_batch", "steps_per_batch", "learning_rate",
+                 "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2",
+                 "max_grad_norm", "gradient_checkpointing", "seed", "save_every"},
+    "evaluation": {"problems", "batch"},
+    "backend": {"name"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_shipped_recipe_leaves_nothing_that_matters_to_a_default(name: str) -> None:
+    written = tomllib.loads(recipes.find(name).read_text("utf-8"))
+    for table, keys in EXPLICIT.items():
+        assert keys <= set(written[table]), table
+    assert all({"name", "weight"} <= set(reward) for reward in written["rewards"])
 
 
 def test_the_recipes_cover_what_was_promised() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from rig.errors import RigError
 from rig.runs import Run
 from train import checkpoints, log
 
@@ -62,10 +64,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("half", ["first", "second"])
 @pytest.mark.parametrize("extra", [EVERY_TWO, AHEAD], ids=["every two steps", "ahead"])
-def test_twenty_random_moments(tmp_path: Path, extra: list[str]) -> None:
-    judge(kill(tmp_path / "kills", 20, [*SMALL, *extra]))
+def test_twenty_random_moments(tmp_path: Path, extra: list[str], half: str) -> None:
+    """Ten runs each; the name of the folder seeds the moments, and every other run is killed twice."""
+    judge(kill(tmp_path / half, 10, [*SMALL, *extra]))
 
 
 @pytest.mark.slow
@@ -110,6 +114,28 @@ def test_a_checkpoint_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_seen_before_the_half_written_makes_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch hides the number of the error, so the disk is asked; it is full until the part is gone."""
+    real = shutil.disk_usage(tmp_path)
+
+    def usage(folder: Path) -> Any:
+        return real._replace(free=0 if list(folder.glob(".part-*")) else 2**30)
+
+    def write() -> None:
+        with checkpoints.landing(tmp_path, "checkpoint-5"):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 8")
+
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", usage)
+    with pytest.raises(RigError, match="The disk is full: checkpoint-5"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: real._replace(free=2**30))
+    with pytest.raises(RuntimeError, match="enforce fail"):
+        write()
 
 
 def test_a_checkpoint_takes_the_place_of_an_older_one_of_its_name(tmp_path: Path) -> None:

@@ -129,7 +129,8 @@ class Alarms:
     def _rewards_of(self, row: Mapping[str, Any], step: int) -> Iterable[Alarm]:
         for key in row:
             match = REWARD.fullmatch(key)
-            mean = _number(row, key)
+            skipped = _is_nan(row[key])  # it gave None to every completion
+            mean = 0.0 if skipped else _number(row, key)
             if match is None or mean is None or key.endswith("/std"):
                 continue
             name = match[1]
@@ -269,6 +270,11 @@ def replay(rows: Iterable[Mapping[str, Any]], **limits: Any) -> list[Alarm]:
     """Feed a whole log, TRL's or a table of one, and return its alarms in order."""
     alarms = Alarms(**limits)
     return [alarm for row in rows for alarm in alarms.feed(row)]
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether the figure is not a number, as a float or in the words of log.jsonl."""
+    return value != value or value == "nan"
 
 
 def _number(row: Mapping[str, Any], key: str) -> float | None:

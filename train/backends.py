@@ -329,9 +329,15 @@ class _loading:
                 f"{self.name} does not fit the card: set model.precision=4bit, or take a smaller "
                 "model (rig train RECIPE --plan says what is needed)."
             ) from error
+        from safetensors import SafetensorError
+
+        if isinstance(error, SafetensorError):
+            raise RigError(
+                f"The weights in {self.name} are damaged ({error}): download them again."
+            ) from error
         if isinstance(error, OSError | ValueError | ImportError):
-            line = next((text for text in str(error).splitlines() if text.strip()), "no reason")
-            raise RigError(f"{self.name} could not be loaded: {line}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RigError(f"{self.name} could not be loaded: {reason[:300]}") from error
 
 
 def why_no_card() -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from rig.errors import RigError
 from rig.speech import Speech
 from train import answers, rewards
 from train.data import Row
@@ -81,8 +82,8 @@ def check(
         reward, tried = rewards.resolve(name, options, speech), Tried(name, weight)
         try:
             _try(reward, tried, rows, speech, real)
-        except Exception as error:  # the person's own code may fail in any way
-            tried.problems.append(f"It fails with {type(error).__name__}: {error}")
+        except RigError as error:
+            tried.problems.append(error.message)
         found.append(tried)
     return found, _of_all(found)
 
@@ -101,10 +102,8 @@ def marks(reward: Reward, rows: Sequence[Row], said: Sequence[str]) -> Marks:
             "log_metric": lambda name, value: None,
         }
     )
-    found = asyncio.run(given) if inspect.iscoroutine(given) else given
-    if len(found) != len(said):
-        raise ValueError(f"{len(said)} completions got {len(found)} marks")
-    return [None if mark is None else float(mark) for mark in found]
+    found: Marks = asyncio.run(given) if inspect.iscoroutine(given) else given
+    return found
 
 
 def laid_out(layout: str, gold: str, speech: Speech) -> str:

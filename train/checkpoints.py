@@ -59,15 +59,12 @@ def landing(folder: Path, final: str) -> Iterator[Path]:
         (workshop / final).rename(target)
         sync_folder(folder)
     except BaseException as error:
+        full = isinstance(error, Exception) and _is_full(folder, error)  # before room is made
         shutil.rmtree(workshop, ignore_errors=True)
-        if (
-            isinstance(error, Exception)
-            and not isinstance(error, RigError)
-            and _is_full(folder, error)
-        ):
+        if full and not isinstance(error, RigError):
             raise RigError(
-                f"The disk is full: {final} could not be written to {folder}. Free some space; "
-                "the checkpoints before it are whole."
+                f"The disk is full: {final} could not be written to {folder}. Free some space and "
+                "go on with rig train --resume; the checkpoints before it are whole."
             ) from error
         raise
     shutil.rmtree(workshop, ignore_errors=True)

@@ -56,7 +56,7 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     from train import data, preflight, report, rewards, settings
     from train.alarms import Alarms
     from train.heldout import HeldOut
-    from train.monitor import Monitor, Witness
+    from train.monitor import AsyncWitness, Monitor, Witness
     from train.progress import Progress
 
     # ------------------------------------------------------------------------------------------------------
@@ -96,7 +96,8 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     fields = settings.complete(
         recipe, portions, output=run.checkpoints.resolve(), cuda=backend.cuda, bf16=backend.bf16
     )
-    functions[0] = Witness(functions[0], speech)
+    seen_by = AsyncWitness if isinstance(functions[0], rewards.AsyncBound) else Witness
+    functions[0] = seen_by(functions[0], speech)
     ours = recipe.backend.decode == "rig" and backend.name == "trl" and not recipe.grpo.use_vllm
     trainer = _trainer(recipe, fields, model, tokenizer, problems, functions, decode=ours)
     trainer.epochs_done = done // portions.steps_per_epoch

@@ -199,14 +199,19 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
 
 
 class Witness:
-    """Stands before the first reward and tells the log how many completions were right and in form."""
+    """Stands before a reward and tells the log how many completions were right and in form."""
 
     def __init__(self, reward: Callable[..., Any], speech: Speech) -> None:
         self._reward, self._speech = reward, speech
         self.__name__ = reward.__name__
 
     def __call__(self, **columns: Any) -> Any:
-        """Mark as the reward does; `accuracy` is strict: the one answer block holds the gold."""
+        """Mark as the reward does."""
+        self._tell(columns)
+        return self._reward(**columns)
+
+    def _tell(self, columns: dict[str, Any]) -> None:
+        """`accuracy` is strict: the one answer block holds the gold."""
         tell, gold = columns.get("log_metric"), columns.get("answer")
         texts = [_said(completion) for completion in columns["completions"]]
         if tell is not None and texts:
@@ -218,7 +223,15 @@ class Witness:
                 tell("accuracy", sum(right) / len(right))
             if self._speech.reasoning_open:
                 tell("format", sum(map(self._speech.follows, texts)) / len(texts))
-        return self._reward(**columns)
+
+
+class AsyncWitness(Witness):
+    """The same before an `async def` reward."""
+
+    async def __call__(self, **columns: Any) -> Any:
+        """Mark as the reward does."""
+        self._tell(columns)
+        return await self._reward(**columns)
 
 
 def _said(completion: Any) -> str:

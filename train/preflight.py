@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rig.errors import RigError
+from train import check_rewards
 from train.heldout import unmoved
 
 LOOK = 8
@@ -27,6 +28,7 @@ def run(trainer: Any, rows: Sequence[dict[str, Any]], say: Callable[[str], None]
     if (peak := worst_case(trainer, rows)) is not None:
         say(f"Worst case: {peak:.2f} GiB of {_card()}.")
     if texts := first_look(trainer, rows):
+        try_rewards(trainer, rows, texts)
         shown = " ".join(texts[0].split())
         say(f"First words: {shown[:160]}{'...' if len(shown) > 160 else ''}")
 
@@ -96,6 +98,20 @@ def first_look(trainer: Any, rows: Sequence[dict[str, Any]]) -> list[str]:
             "does not suit the model."
         )
     return texts
+
+
+def try_rewards(trainer: Any, rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> None:
+    """Mark the first completions as the run will: a reward that fails does so before the first step."""
+    with unmoved(trainer.model):
+        given = [
+            check_rewards.marks(reward, rows[: len(texts)], texts)
+            for reward in trainer.reward_funcs
+        ]
+    if not any(mark is not None for marks in given for mark in marks):
+        raise RigError(
+            "The rewards skip every completion (all give None), so nothing can be learnt: "
+            "`rig rewards --check RECIPE` tries them one by one."
+        )
 
 
 def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:

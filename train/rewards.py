@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
-from rig.errors import WrongUse, nearest
+from rig.errors import RigError, WrongUse, nearest
 from rig.registry import Registry
 from rig.speech import TAUGHT, Speech
 from train import answers
@@ -256,7 +259,11 @@ def _xmlcount(text: str) -> float:
 
 
 class Bound:
-    """A reward with its options set: keeps its name for the log, and pickles by name."""
+    """A reward with its options set: keeps its name for the log, pickles by name, and gives sound marks.
+
+    What the person's own code does wrong becomes a sentence that names it: an error, too few marks, a mark
+    that is no number.
+    """
 
     def __init__(self, source: str, function: Reward, options: dict[str, Any]) -> None:
         functools.update_wrapper(self, function)
@@ -266,7 +273,39 @@ class Bound:
 
     def __call__(self, **columns: Any) -> Marks:
         """Mark the completions; a data column named like an option does not override it."""
-        return self.function(**(columns | self.options))
+        try:
+            given = self.function(**(columns | self.options))
+        except Exception as error:  # the person's own code may fail in any way
+            raise self._failed(error) from error
+        return self._sound(given, len(columns["completions"]))
+
+    def _sound(self, given: Any, count: int) -> Marks:
+        """`given` as floats; a RigError where they can't be that, or are not `count`."""
+        try:
+            marks = [None if mark is None else float(mark) for mark in given]
+        except (TypeError, ValueError) as error:
+            raise RigError(
+                f"The reward {self.source} gave {given!r:.80}: it must return one number or None for each "
+                "completion."
+            ) from error
+        if len(marks) != count:
+            raise RigError(
+                f"The reward {self.source} gave {len(marks)} marks to {count} completions: it must return "
+                "one number or None for each."
+            )
+        if bad := [mark for mark in marks if mark is not None and not math.isfinite(mark)]:
+            raise RigError(
+                f"The reward {self.source} gave {bad[0]}, which nothing can be learnt from: return None "
+                "where it has no opinion."
+            )
+        return marks
+
+    def _failed(self, error: Exception) -> RigError:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return RigError(
+            f"The reward {self.source} failed with {type(error).__name__}: {error} "
+            f"({Path(place.filename).name}, line {place.lineno})."
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = dict(self.options)
@@ -278,7 +317,11 @@ class AsyncBound(Bound):
 
     async def __call__(self, **columns: Any) -> Marks:  # type: ignore[override]
         """Mark the completions."""
-        return await self.function(**(columns | self.options))  # type: ignore[misc, no-any-return]
+        try:
+            given = await self.function(**(columns | self.options))  # type: ignore[misc]
+        except Exception as error:  # the person's own code may fail in any way
+            raise self._failed(error) from error
+        return self._sound(given, len(columns["completions"]))
 
 
 def resolve(name: str, options: Mapping[str, Any] | None = None, speech: Speech = TAUGHT) -> Reward:
@@ -299,8 +342,6 @@ def resolve(name: str, options: Mapping[str, Any] | None = None, speech: Speech 
     bound = dict(options or {})
     if "speech" in parameters:
         bound["speech"] = speech
-    if not bound:
-        return function
     kind = AsyncBound if inspect.iscoroutinefunction(function) else Bound
     return kind(name, function, bound)
 

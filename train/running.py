@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
 
-from rig.errors import WrongUse
+from rig.errors import RigError, WrongUse
 from rig.runs import Run
-from train import cards
+from train import cards, log
 from train import recipe as recipes
 from train.recipe import Recipe
 
@@ -35,7 +36,7 @@ def start(recipe: Recipe, folder: Path, *, gpus: int = 1, quiet: bool = False) -
     try:
         return _train(run, recipe, quiet=quiet)
     except BaseException:
-        if Run.open(folder).state == "planned" and not before:
+        if not before and not log.steps(folder / log.LOG):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -87,5 +88,12 @@ def _train(run: Run, recipe: Recipe, *, quiet: bool) -> dict[str, Any]:
         else:
             from train import grpo
 
-            grpo.work(run, recipe, gpus=1, quiet=quiet)
+            try:
+                grpo.work(run, recipe, gpus=1, quiet=quiet)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise RigError(
+                    f"The disk is full. Free some space, then: rig train --resume {run.path}"
+                ) from error
     return outcome(run)

@@ -9,8 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rig.errors import RigError
 from train import checkpoints
 
+LOST = ("probability tensor contains", "device-side assert")
+"""What torch says when a token is to be drawn from no numbers, on the CPU and on a card."""
 WAITING = "generation"
 """Completions that were generated and not yet learnt from; one file per process."""
 
@@ -41,7 +44,16 @@ def trainer_class() -> type[Any]:
             return sampler
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            scored = super()._generate_and_score_completions(inputs)
+            try:
+                scored = super()._generate_and_score_completions(inputs)
+            except RuntimeError as error:
+                if not any(words in str(error) for words in LOST):
+                    raise
+                raise RigError(
+                    f"After step {self.state.global_step} the model's probabilities are no numbers: the "
+                    "weights are lost. Resume from the last checkpoint with a lower "
+                    "schedule.learning_rate."
+                ) from error
             if self.empty_cache:
                 torch.cuda.empty_cache()
             return scored
