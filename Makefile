@@ -27,7 +27,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 tests: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # The full-length proofs: hundreds of kills, a thousand slots. Half an hour or more.
 prove: $(VENV)/.dev

@@ -286,7 +286,7 @@ def show(found: Result, judged: Result) -> None:
     console.print(f"  {found['summary']}", markup=False)
     console.print(
         f"\n{found['seconds']:.0f} seconds in all. A toy, as was said; with Llama 3.1 8B on a 12 GB card:\n"
-        f"  rig train {BIG} && rig export {BIG} --gguf && rig serve {BIG}"
+        f"  rig train {BIG} --name reason\n  rig export reason --gguf\n  rig serve reason"
     )
 
 
