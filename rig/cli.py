@@ -31,7 +31,7 @@ class FrontDoor(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One section of the help text for each room."""
         for room, commands in ROOMS.items():
-            rows = [(c.name or "", c.get_short_help_str(60)) for c in commands if not c.hidden]
+            rows = [(c.name or "", c.get_short_help_str(120)) for c in commands if not c.hidden]
             if rows:
                 with formatter.section(room.capitalize()):
                     formatter.write_dl(rows)
@@ -66,6 +66,7 @@ class FrontDoor(click.Group):
         "auto_envvar_prefix": "RIG",
         "help_option_names": ["-h", "--help"],
         "show_default": True,
+        "max_content_width": 110,
     },
 )
 @click.version_option(rig.__version__, prog_name="rig")

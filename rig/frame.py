@@ -83,7 +83,7 @@ def config(ctx: click.Context, as_json: bool) -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish", "powershell"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of SHELL, e.g. `rig completion bash >> ~/.bashrc`."""
+    """Print the completion script of SHELL: `rig completion bash >> ~/.bashrc`."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
