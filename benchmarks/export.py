@@ -9,8 +9,8 @@ own, taking turns:
   usual      PEFT merge, llama.cpp's converter, llama_model_quantize (once; needs torch, transformers, peft
              and llama.cpp's sources: RIG_LLAMA_CPP=vendor/llama.cpp of llama-cpp-python's source package)
 
-Prints wall time, peak resident memory and bytes of scratch of each, and the ratios. `--scale 2` makes the
-model twice as deep, to show that time grows and memory does not.
+Prints wall time, peak resident memory and bytes of scratch of each, and the ratios. `--sizes` lets rig alone
+export models of 4, 8, 16 and 32 layers instead, to show how time and memory grow.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = ROOT.parent / "shared/data/models"
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, TOKENS, RANK = 16, 2048, 8192, 32, 8, 128_256, 16
+SIZES = (4, 8, LAYERS, 32)
+RIG = (sys.executable, "-m", "rig", "export")
 
 QUANTISE = """
 import ctypes, sys, llama_cpp
@@ -54,24 +56,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/tmp/rig-benchmark-export"))
     parser.add_argument("--rounds", type=int, default=3, help="turns of rig and quantise")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--scale", type=int, default=1, help="times as many layers")
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--sizes", action="store_true", help="rig alone, on models of four sizes")
     parser.add_argument("--no-usual", action="store_true", help="leave the slow rival out")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    work = asked.folder / f"x{asked.scale}"
-    model, adapter = work / "model", work / "adapter"
-    if not (adapter / "adapter_model.safetensors").is_file():
-        build(model, adapter, LAYERS * asked.scale)
-    ready = work / "ready-BF16.gguf"
-    rig = [sys.executable, "-m", "rig", "export"]
+    if asked.sizes:
+        grow(asked.folder, asked.threads, as_json=asked.json)
+        return
+    work = ready_model(asked.folder, asked.layers)
+    model, adapter, ready = work / "model", work / "adapter", work / "ready-BF16.gguf"
     if not ready.is_file():
         quant = ["--quant", "BF16", "--no-check"]
-        measure([*rig, model, "--gguf", *quant, "--out", ready, "--threads", asked.threads])
+        measure([*RIG, model, "--gguf", *quant, "--out", ready, "--threads", asked.threads])
     found: dict[str, list[dict[str, Any]]] = {"rig": [], "quantise": []}
     for _ in range(asked.rounds):
-        out = work / "rig-Q4_K_M.gguf"
-        command = [*rig, adapter, "--gguf", "--quant", "Q4_K_M", "--no-check"]
-        found["rig"].append(measure([*command, "--out", out, "--threads", asked.threads]))
+        found["rig"].append(one_pass(work, asked.threads))
         out = work / "quantise-Q4_K_M.gguf"
         command = [sys.executable, "-c", QUANTISE, ready, out, asked.threads]
         found["quantise"].append(measure(command))
@@ -80,11 +80,43 @@ def main() -> None:
     report(found, model, as_json=asked.json)
 
 
+def one_pass(work: Path, threads: int) -> dict[str, Any]:
+    """Base and adapter to Q4_K_M by rig."""
+    command = [*RIG, work / "adapter", "--gguf", "--quant", "Q4_K_M", "--no-check"]
+    return measure([*command, "--out", work / "rig-Q4_K_M.gguf", "--threads", threads])
+
+
+def grow(folder: Path, threads: int, *, as_json: bool) -> None:
+    """The same width in four depths: seconds for each billion weights, and peak memory."""
+    works = [ready_model(folder, layers) for layers in SIZES]
+    rows = []
+    for layers, work in zip(SIZES, works, strict=True):
+        run = one_pass(work, threads)
+        billions = (work / "model/model.safetensors").stat().st_size / 2e9
+        rows.append({"layers": layers, "billions": billions, **run})
+        if not as_json:
+            print(
+                f"{layers:3} layers, {billions:.2f} billion weights: {run['seconds']:6.1f} s, "
+                f"{run['seconds'] / billions:.1f} s a billion, peak {run['peak_mib']:.0f} MiB"
+            )
+    if as_json:
+        print(json.dumps(rows))
+
+
+def ready_model(folder: Path, layers: int) -> Path:
+    """The folder that holds the random model of so many layers and its adapter, made when absent."""
+    work = folder / f"layers-{layers}"
+    if not (work / "adapter/adapter_model.safetensors").is_file():
+        build(work / "model", work / "adapter", layers)
+    return work
+
+
 def build(model: Path, adapter: Path, layers: int) -> None:
     """Write the random model and its adapter."""
     sys.path.insert(0, str(ROOT / "tests"))
     import numpy as np
     import tiny_models
+    import tiny_tokenizers
 
     model.mkdir(parents=True, exist_ok=True)
     real = TOKENIZER / "Llama-3.2-1B-Instruct"
@@ -94,7 +126,7 @@ def build(model: Path, adapter: Path, layers: int) -> None:
         packed = TOKENIZER / "llama-3.1-tokenizer/tokenizer.json.gz"
         (model / "tokenizer.json").write_bytes(gzip.decompress(packed.read_bytes()))
     else:
-        tiny_models.write_tokenizer(model, "llama")
+        tiny_tokenizers.write_tokenizer(model, "llama")
     config = {
         **tiny_models.FAMILIES["llama"],
         "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": layers,

@@ -1,12 +1,25 @@
-"""The progress bar of an export: tensors, megabytes a second, time left; on stderr, and only for a person."""
+"""What a person sees while an export works: a bar where it can be counted, else the stage; on stderr."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def stages(title: str) -> Iterator[Callable[[str], None]]:
+    """Say what is being done, for as long as it takes; the block is given a function that takes the stage."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage: None
+        return
+    with console.status(title) as status:
+        yield lambda stage: status.update(f"{title}: {stage}")
 
 
 class Bar:
@@ -21,6 +34,7 @@ class Bar:
             TextColumn("{task.fields[done]}/{task.fields[tensors]} tensors"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
             transient=True,
             disable=not console.is_terminal,

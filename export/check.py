@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export import chat, check_numbers, check_words
@@ -33,15 +33,24 @@ ASKED = (
 )
 
 
-def check(plan: Plan, files: Sequence[Path], reference: Path | None, threads: int = 2) -> Report:
+def check(
+    plan: Plan,
+    files: Sequence[Path],
+    reference: Path | None,
+    threads: int,
+    tell: Callable[[str], None],
+) -> Report:
     """Check `files`; `reference` is a 16-bit file of the same plan (None: no comparison with 16 bit)."""
-    started, report = time.monotonic(), Report()
+    started, report = time.monotonic(), Report(tell)
     threads = 1 if plan.passing.parameters < SMALL else threads
     prompts, samples = _questions(plan, report)
     texts = check_words.sample_texts()
+    cut = [*texts, *samples, *prompts]
+    theirs = check_words.hugging_face(plan, cut)
     for path in files:
+        report.tell(f"tokens and chat template of {path.name}")
         with Loaded(path, vocabulary=True) as loaded:
-            check_words.same_tokens(plan, loaded, [*texts, *samples, *prompts], path.name, report)
+            check_words.same_tokens(plan, loaded, cut, theirs, path.name, report)
             check_words.same_words(plan, loaded, prompts, path, report)
             pieces = check_numbers.pieces(loaded, [*samples, *texts])
             asked = [loaded.tokens(prompt) for prompt in prompts]
@@ -97,7 +106,8 @@ def _answers(
     entry = report.file(path.name)
     answers, ended = [], 0
     with Loaded(path, context=longest + limit + 1, threads=threads) as loaded:
-        for prompt in asked:
+        for number, prompt in enumerate(asked, 1):
+            report.tell(f"question {number} of {len(asked)} to {path.name}")
             tokens, over = loaded.reply(prompt, limit)
             answers.append(plan.source.speech.split(loaded.text(tokens)).answer[:200])
             ended += over

@@ -71,6 +71,7 @@ def distances(
             "Not compared with 16 bit: there is no room on the disk for such a file."
         )
     else:
+        report.tell("distributions in 16 bits")
         sixteen = _logits(reference, texts, threads)
         if truth is not None:
             kl, _ = _mean(truth, sixteen)
@@ -80,7 +81,9 @@ def distances(
                     f"Even in 16 bit the file is not the model that was trained: mean KL {kl:.3f} where "
                     f"rounding gives less than {SAME}."
                 )
+    _four_bits(plan, truth if truth is not None else sixteen, texts, report, threads)
     for path in files:
+        report.tell(f"distributions of {path.name}")
         said = sixteen if sixteen and path == reference else _logits(path, texts, threads)
         entry = report.file(path.name)
         entry["positions"] = sum(map(len, texts))
@@ -102,6 +105,7 @@ def felt(plan: Plan, files: Sequence[Path], report: Report) -> None:
     different, bytes_ = dict.fromkeys(files, 0), dict.fromkeys(files, 0)
     sizes = []
     work, bare = plan.passing, plan.passing.without_changes()
+    report.tell("what is left of the adapter")
     with Reader() as reader:
         for part in changed:
             rows = part.shape[0] // part.heads if part.heads else min(part.shape[0], 32)
@@ -148,30 +152,71 @@ def _trained(
     plan: Plan, texts: Sequence[Sequence[int]], report: Report, threads: int
 ) -> list[Floats] | None:
     """The trained model's logits from PyTorch; None (and a note) where it cannot run."""
-    why = trained.missing(plan.source.adapter, plan.passing.parameters)
-    if why:
-        report.notes.append(f"Not compared with the trained model in PyTorch: {why}.")
-        return None
+    report.tell("the trained model in PyTorch")
+    source, size = plan.source, plan.model.vocabulary
     truth: list[Floats] = []
     moved: list[float] = []
-
-    def keep(number: int, rows: Floats) -> None:
-        truth.append(rows[:, : plan.model.vocabulary].copy())
-
-    def without(number: int, rows: Floats) -> None:
-        moved.append(divergence(truth[number], rows[:, : plan.model.vocabulary])[0])
-
     try:
-        trained.compare(plan.source.folder, plan.source.adapter, texts, keep, without, threads)
-    except (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        report.notes.append(f"Not compared with the trained model: PyTorch cannot run it ({line}).")
+        for taught, bare in trained.logits(
+            source.folder,
+            source.adapter,
+            texts,
+            weights=plan.passing.parameters,
+            threads=threads,
+        ):
+            truth.append(taught[:, :size].copy())
+            if bare is not None:
+                moved.append(divergence(truth[-1], bare[:, :size])[0])
+    except trained.FAILS as error:
+        report.notes.append(f"Not compared with the trained model in PyTorch: {_line(error)}.")
         return None
     if moved:
         report.adapter["moves_kl"] = float(np.mean(moved))
         if report.adapter["moves_kl"] < 1e-9:
             report.problems.append("The adapter has no effect: the model says the same without it.")
     return truth
+
+
+def _four_bits(
+    plan: Plan,
+    merged: Sequence[Floats] | None,
+    texts: Sequence[Sequence[int]],
+    report: Report,
+    threads: int,
+) -> None:
+    """How far base and adapter in 16 bits (`merged`) are from the model as trained, on a 4-bit base."""
+    folder = trained.four_bit_base(plan.source)
+    if folder is None or merged is None:
+        return
+    report.tell("the model as it was trained, on a 4-bit base")
+    size = plan.model.vocabulary
+    found = trained.logits(
+        folder,
+        plan.source.adapter,
+        texts,
+        weights=plan.passing.parameters,
+        threads=threads,
+        four_bits=True,
+    )
+    try:
+        taught = [rows[:, :size].copy() for rows, _ in found]
+    except trained.FAILS as error:
+        report.notes.append(
+            f"The adapter was trained on a 4-bit base; how far the 16-bit one takes it from there was "
+            f"not measured: {_line(error)}."
+        )
+        return
+    kl, top1 = _mean(taught, merged)
+    report.adapter |= {"four_bit_kl": kl, "four_bit_top1": top1}
+    if kl > report.adapter.get("moves_kl", math.inf):
+        report.notes.append(
+            "The step from the 4-bit base to the 16-bit one changes more than the adapter does: judge the "
+            "exported file (rig eval) before you trust it."
+        )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _mean(one: Sequence[Floats], other: Sequence[Floats]) -> tuple[float, float]:

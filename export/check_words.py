@@ -9,6 +9,10 @@ from export import chat, header
 from export.llama import Loaded
 from export.quantised import Plan
 from export.report import Report
+from export.vocabulary import load_tokenizer
+
+Cuts = list[tuple[bool, list[list[int] | None]]]
+"""Token ids of every text, without and with what the tokenizer adds by itself; None: it cannot say."""
 
 
 def sample_texts() -> list[str]:
@@ -17,14 +21,13 @@ def sample_texts() -> list[str]:
 
 
 def same_tokens(
-    plan: Plan, loaded: Loaded, texts: Sequence[str], name: str, report: Report
+    plan: Plan, loaded: Loaded, texts: Sequence[str], theirs: Cuts, name: str, report: Report
 ) -> None:
-    """Cut every text with the model's own tokenizer and with the file's."""
+    """Cut every text as the file does, and compare with what the model's own tokenizer made of it."""
     count = different = 0
     first = ""
-    for add in (False, True):
-        theirs = _hugging_face(plan, texts, add)
-        for text, wanted in zip(texts, theirs, strict=True):
+    for add, cuts in theirs:
+        for text, wanted in zip(texts, cuts, strict=True):
             if wanted is None:
                 continue
             got = loaded.tokens(text, add=add)
@@ -75,24 +78,24 @@ def same_words(
             )
 
 
-def _hugging_face(plan: Plan, texts: Sequence[str], add: bool) -> list[list[int] | None]:
-    """What the model's own tokenizer makes of the texts; None where it cannot say."""
-    path = plan.tokenizer / "tokenizer.json"
-    if path.is_file():
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        found = tokenizer.encode_batch(list(texts), add_special_tokens=add)
-        return [one.ids for one in found]
+def hugging_face(plan: Plan, texts: Sequence[str]) -> Cuts:
+    """What the model's own tokenizer makes of the texts."""
+    if (plan.tokenizer / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(plan.tokenizer)
+        return [
+            (add, [one.ids for one in tokenizer.encode_batch(list(texts), add_special_tokens=add)])
+            for add in (False, True)
+        ]
     from sentencepiece import SentencePieceProcessor
 
     pieces = SentencePieceProcessor(model_file=str(plan.tokenizer / "tokenizer.model"))
     marks = [text for text in plan.vocabulary.tokens if text.startswith("<") and text.endswith(">")]
     plainly = [None if any(m in text for m in marks) else pieces.encode(text) for text in texts]
     begin = [plan.vocabulary.special["bos"]] if plan.vocabulary.adds.get("bos", True) else []
-    return [ids if ids is None or not add else [*begin, *ids] for ids in plainly]
+    return [
+        (False, plainly),
+        (True, [ids if ids is None else [*begin, *ids] for ids in plainly]),
+    ]
 
 
 def _where(text: str, wanted: Sequence[int], got: Sequence[int]) -> str:

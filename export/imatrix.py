@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,10 @@ class Matrix:
     chunk_size: int = CHUNK
 
     def importance(self) -> dict[str, Floats]:
-        """The mean squares, as the quantisers take them."""
+        """The mean squares, as the quantisers take them; all ones for a matrix that nothing flowed into."""
         return {
-            name: (sums / np.float32(self.counts[name])).astype(np.float32)
+            name: sums / np.float32(self.counts[name]) if self.counts[name] else np.ones_like(sums)
             for name, sums in self.sums.items()
-            if self.counts[name] > 0
         }
 
 
@@ -95,8 +94,10 @@ def write(matrix: Matrix, path: Path) -> None:
         writer.close()
 
 
-def compute(model: Path, text: Path, *, threads: int = 2) -> Matrix:
-    """Let the GGUF file `model` read `text`, and collect what flows into its matrices."""
+def compute(
+    model: Path, text: Path, *, threads: int = 2, tell: Callable[[str], None] = lambda stage: None
+) -> Matrix:
+    """Let the GGUF file `model` read `text`, and collect what flows into its matrices; `tell` hears of it."""
     from export.llama import Loaded
 
     collected = Matrix(datasets=[str(text)])
@@ -111,7 +112,9 @@ def compute(model: Path, text: Path, *, threads: int = 2) -> Matrix:
                 f"some ten thousand of the kind of text that the model will work on."
             )
         begin = [loaded.special("bos")] if loaded.adds_begin() else []
-        for chunk in _chunks(tokens, CHUNK - len(begin)):
+        chunks = _chunks(tokens, CHUNK - len(begin))
+        for chunk in chunks:
+            tell(f"part {collected.chunks + 1} of {len(chunks)}")
             loaded.read(begin + list(chunk))
             collected.chunks += 1
     return collected

@@ -13,7 +13,7 @@ from pathlib import Path
 import gguf
 
 from export import adapter as adapters
-from export import card, mix, vocabulary
+from export import card, header, mix, vocabulary
 from export.architecture import Model, Part
 from export.bar import Bar
 from export.ggml import Floats
@@ -98,10 +98,12 @@ def make(
     importance: Importance | None = None,
     keys: Mapping[str, str | int] | None = None,
     threads: int = 2,
+    title: str = "exporting",
 ) -> list[Made]:
     """Write one file for each type of `outputs`, all of them whole or none under its final name.
 
-    `keys` are further metadata, such as where an importance matrix came from.
+    `keys` are further metadata, such as where an importance matrix came from; `title` stands before the
+    progress bar.
     """
     kinds = {quant: plan.kinds(quant, importance) for quant in outputs}
     work = plan.passing
@@ -119,7 +121,7 @@ def make(
                 add(key, value)
             work.begin(writer, target)
             targets.append(target)
-        with Bar(work.parameters, len(plan.parts)) as bar:
+        with Bar(work.parameters, len(plan.parts), title=title) as bar:
             work.run(targets, threads, bar)
         for quant, path in temporary.items():
             made.append(Made(outputs[quant], quant, path.stat().st_size, digest(path)))
@@ -155,8 +157,8 @@ def sweep(path: Path, age: float = 600.0) -> None:
             part.unlink(missing_ok=True)
 
 
-def _writer(plan: Plan, quant: str, path: Path) -> gguf.GGUFWriter:
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[plan.model.architecture.gguf])
+def _writer(plan: Plan, quant: str, path: Path) -> header.Writer:
+    writer = header.Writer(path, gguf.MODEL_ARCH_NAMES[plan.model.architecture.gguf])
     card.describe(writer, plan.source, plan.passing.parameters)
     plan.model.describe(writer)
     writer.add_file_type(mix.FILE_TYPES[quant][0])

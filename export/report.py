@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,9 @@ Json = dict[str, Any]
 
 @dataclass
 class Report:
-    """Filled in by the parts of the check."""
+    """Filled in by the parts of the check; `tell` hears what each of them looks at, while it looks."""
 
+    tell: Callable[[str], None]
     problems: list[str] = field(default_factory=list)
     """Sentences; any one of them fails the check."""
     notes: list[str] = field(default_factory=list)
@@ -75,8 +77,15 @@ class Report:
                 f"The adapter changes {self.adapter['tensors']} tensors, by "
                 f"{self.adapter['relative_change']:.2%} on average."
             )
+        if "four_bit_kl" in self.adapter:
+            console.print(
+                f"It was trained on a 4-bit base; on the 16-bit one it differs from that by KL "
+                f"{_figure(self.adapter['four_bit_kl'])}, same token {_share(self.adapter['four_bit_top1'])}."
+            )
         for note in self.notes:
             console.print(f"Note: {note}", soft_wrap=True)
+        if not self.problems:
+            console.print(f"Checked in {self.seconds:.0f} s: nothing is wrong.")
 
     def refuse(self) -> None:
         """End in a sentence when something is wrong."""

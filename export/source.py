@@ -98,12 +98,50 @@ def model_folder(model: str) -> Path:
     )
 
 
+def stored(model: str) -> Path | None:
+    """The files of a model that are on this machine already; None where it would have to be fetched."""
+    path = Path(model).expanduser()
+    if (path / "config.json").is_file():
+        return path
+    if not HUB_ID.fullmatch(model):
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ModuleNotFoundError:
+        return None
+    found = try_to_load_from_cache(model, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _put(name: str, base: str, adapter: Path | None, run: Run | None = None) -> Source:
     folder = model_folder(base)
+    if adapter is not None:
+        _refuse_other_family(adapter, folder)
     speech = Speech.load(adapter) if adapter else Speech()
     return Source(
         name, base, folder, adapter, speech if speech != Speech() else Speech.load(folder), run
     )
+
+
+def _refuse_other_family(adapter: Path, folder: Path) -> None:
+    """Stop where the base that the adapter names lies here and is of another architecture than `folder`.
+
+    Shapes are compared later, but two architectures may share them all, and the sum would babble.
+    """
+    named = str(read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    if (theirs := stored(named) if named else None) is None:
+        return
+    one, other = (_family(place) for place in (theirs, folder))
+    if one != other:
+        raise RigError(
+            f"The adapter in {adapter} was trained on {named}, a {one}, and {folder} is a {other}: it "
+            f"belongs to another model."
+        )
+
+
+def _family(folder: Path) -> str:
+    name = str((read_json(folder / "config.json").get("architectures") or ["?"])[0])
+    return name.split("For")[0]
 
 
 def _download(model: str) -> Path:

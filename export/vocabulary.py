@@ -89,26 +89,21 @@ def load(
     """
     config = read_json(folder / "tokenizer_config.json")
     whole = read_json(folder / "tokenizer.json")
-    if (folder / "tokenizer.model").is_file():
+    pieces = folder / "tokenizer.model"
+    if not pieces.is_file():
+        _refuse_unknown(folder, whole)
+    tokenizer = load_tokenizer(folder) if whole else None
+    if pieces.is_file():
         found = _sentencepiece(folder, config, size)
-    elif not whole:
-        raise RigError(
-            f"{folder} has no tokenizer (tokenizer.json or tokenizer.model): copy the base model's there."
-        )
-    elif whole["model"].get("type") != "BPE":
-        raise RigError(
-            f"{folder}/tokenizer.json is a {whole['model'].get('type')} tokenizer; rig exports BPE and "
-            f"SentencePiece ones."
-        )
     elif whole["model"].get("byte_fallback"):
         found = _fallback(whole, size)
     else:
-        found = _byte_level(folder, whole, size)
+        found = _byte_level(folder, whole, size, tokenizer)
     if gemma:
         found.space_prefix = False
     elif isinstance(config.get("add_prefix_space"), bool):
         found.space_prefix = config["add_prefix_space"]
-    _special(found, folder, config, whole)
+    _special(found, folder, config, whole, tokenizer)
     found.template = (chat_template(template_from) if template_from else None) or chat_template(
         folder
     )
@@ -172,11 +167,30 @@ def pre_tokenizer(whole: Json, where: Path) -> str:
     )
 
 
-def _byte_level(folder: Path, whole: Json, size: int) -> Vocabulary:
+def _refuse_unknown(folder: Path, whole: Json) -> None:
+    """Stop where tokenizer.json, the only file, is absent or of a kind that GGUF cannot hold."""
+    if not whole:
+        raise RigError(
+            f"{folder} has no tokenizer (tokenizer.json or tokenizer.model): copy the base model's there."
+        )
+    if (kind := whole["model"].get("type")) != "BPE":
+        raise RigError(
+            f"{folder}/tokenizer.json is a {kind} tokenizer; rig exports BPE and SentencePiece ones."
+        )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a folder, cutting texts of any length; half a second for Llama 3's."""
     from tokenizers import Tokenizer
 
+    found = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
+def _byte_level(folder: Path, whole: Json, size: int, tokenizer: Any) -> Vocabulary:
     path = folder / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(path))
     texts = {number: text for text, number in tokenizer.get_vocab(True).items()}
     if max(texts) >= size:
         raise RigError(
@@ -316,7 +330,7 @@ def _put(found: Vocabulary, number: int, text: str, kind: int) -> None:
     found.tokens[number], found.scores[number], found.kinds[number] = text, -1000.0, kind
 
 
-def _special(found: Vocabulary, folder: Path, config: Json, whole: Json) -> None:
+def _special(found: Vocabulary, folder: Path, config: Json, whole: Json, tokenizer: Any) -> None:
     """Which ids are special, which of them the tokenizer adds by itself, and what else ends a reply."""
     model = read_json(folder / "config.json")
     model = model | model.get("text_config", {})
@@ -327,7 +341,7 @@ def _special(found: Vocabulary, folder: Path, config: Json, whole: Json) -> None
         number = added.get(text, model.get(f"{name}_token_id"))
         if isinstance(number, int) and 0 <= number < len(found.tokens):
             found.special[name] = number
-    found.adds = _adds(folder, found, config, whole)
+    found.adds = _adds(found, config, whole, tokenizer)
     generation = read_json(folder / "generation_config.json").get("eos_token_id")
     ends = generation if isinstance(generation, list) else [generation]
     if "eos" not in found.special and isinstance(ends[0], int):
@@ -343,14 +357,12 @@ def _special(found: Vocabulary, folder: Path, config: Json, whole: Json) -> None
     found.special |= dict(zip(("eot", "eom"), unknown, strict=False))
 
 
-def _adds(folder: Path, found: Vocabulary, config: Json, whole: Json) -> dict[str, bool]:
+def _adds(found: Vocabulary, config: Json, whole: Json, tokenizer: Any) -> dict[str, bool]:
     """What the tokenizer puts before and after a text by itself, found by letting it work."""
-    if not whole:
+    if tokenizer is None:
         flags = {"bos": config.get("add_bos_token"), "eos": config.get("add_eos_token")}
         return {name: value for name, value in flags.items() if isinstance(value, bool)}
-    from tokenizers import Tokenizer
-
-    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("x").ids
+    ids = tokenizer.encode("x").ids
     adds = {"bos": ids[0] == found.special.get("bos"), "eos": ids[-1] == found.special.get("eos")}
     step = whole.get("post_processor") or {}
     templates = [

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from export import header, imatrix, lora, merged, mix, modelfile, quantised
+from export.bar import stages
 from export.ggml import Floats
 from export.quantised import HEADROOM, Made, Plan
 from export.report import Report
@@ -70,7 +69,7 @@ class Work:
         for path in outputs.values():
             quantised.sweep(path, 0.0 if self.source.run else 600.0)
         importance, keys = self._importance(matrix, next(iter(outputs.values())))
-        with self._reference(outputs) if check else _none() as extra:
+        with self._reference(outputs) if check else nullcontext({}) as extra:
             targets = {**outputs, **extra}
             made = quantised.make(
                 self.plan, targets, importance=importance, keys=keys, threads=self.threads
@@ -87,7 +86,7 @@ class Work:
         """Check files that are there already, as (path, type)."""
         sixteen = [path for path, quant in files if quant in SIXTEEN]
         paths = [path for path, _ in files]
-        with _none() if sixteen else self._reference({"": paths[0]}) as extra:
+        with nullcontext({}) if sixteen else self._reference({"": paths[0]}) as extra:
             if extra:
                 made = quantised.make(self.plan, extra, threads=self.threads)
                 sixteen = [one.path for one in made]
@@ -109,9 +108,8 @@ class Work:
     def _check(self, files: Sequence[Path], sixteen: Sequence[Path]) -> None:
         from export.check import check
 
-        console = Console(stderr=True)
-        with console.status("checking what was written") if console.is_terminal else _none():
-            report = check(self.plan, files, sixteen[0] if sixteen else None, self.threads)
+        with stages("checking") as tell:
+            report = check(self.plan, files, sixteen[0] if sixteen else None, self.threads, tell)
         self.result.report = report
         if self.source.run is not None:
             state = None if report.problems else "checked"
@@ -126,9 +124,10 @@ class Work:
             return None, {}
         if imatrix.is_text(given):
             scratch = beside.parent / f".{beside.name}.imatrix.part"
-            quantised.make(self.plan, {"Q8_0": scratch}, threads=self.threads)
+            quantised.make(self.plan, {"Q8_0": scratch}, threads=self.threads, title="preparing")
             try:
-                matrix = imatrix.compute(scratch, given, threads=self._busy())
+                with stages(f"reading {given.name}") as tell:
+                    matrix = imatrix.compute(scratch, given, threads=self._busy(), tell=tell)
             finally:
                 scratch.unlink(missing_ok=True)
             given = beside.with_name(f"{self.source.name}.imatrix.gguf")
@@ -211,12 +210,14 @@ def place(source: Source, quant: str, out: Path | None, count: int) -> Path:
     """Where the file of one type goes; `count` types are asked for."""
     name = f"{source.name}-{quant}.gguf"
     if out is None:
-        return source.run.path / name if source.run else Path(name)
-    if out.is_dir():
-        return out / name
-    if count > 1:
-        raise WrongUse(f"--out {out} is one file for {count} types: name a folder that exists.")
-    return out
+        path = source.run.path / name if source.run else Path(name)
+    else:
+        path = out / name if out.is_dir() else out
+        if path == out and count > 1:
+            raise WrongUse(f"--out {out} is one file for {count} types: name a folder that exists.")
+    if path.is_file() and path.stat().st_size and not header.is_gguf(path):
+        raise WrongUse(f"{path} is there already and is no GGUF file: name another with --out.")
+    return path
 
 
 def _quant(path: Path) -> str:
@@ -231,8 +232,3 @@ def _entry(made: Made, path: Path) -> dict[str, Any]:
 
 def _named(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-@contextmanager
-def _none() -> Iterator[dict[str, Path]]:
-    yield {}

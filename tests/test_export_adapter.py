@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,18 @@ def test_an_adapter_of_another_architecture_is_refused(
         quantised.plan(source.find(str(bases["untied"]), adapter=folder))
 
 
+def test_an_adapter_of_another_family_is_refused_even_where_every_shape_fits(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tiny_models.make_adapter(tmp_path / "adapter", bases["biased"])
+    with pytest.raises(RigError, match=r"trained on .*biased, a Qwen2, and .*untied is a Llama"):
+        source.find(str(bases["untied"]), adapter=folder)
+    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    elsewhere = {**config, "base_model_name_or_path": str(tmp_path / "gone")}
+    tiny_models.write_json(folder / "adapter_config.json", elsewhere)
+    assert source.find(str(bases["untied"]), adapter=folder).adapter == folder  # cannot be known
+
+
 def test_half_a_pair_is_damage(bases: dict[str, Path], tmp_path: Path) -> None:
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     tiny_models.write_adapter(tmp_path / "adapter", {name: np.ones((4, 256), np.float32)}, r=4)
@@ -218,8 +231,6 @@ def test_real_adapter_configurations_are_understood(
     name: str, shared: Path, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     """As unsloth and PEFT write them, target_modules as a regular expression among them."""
-    import json
-
     real = json.loads(
         (shared / f"data/models/adapters/{name}/adapter_config.json").read_text("utf-8")
     )

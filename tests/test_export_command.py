@@ -146,6 +146,16 @@ def test_an_adapter_folder_changes_the_file(here: Path) -> None:
             2,
             "one file for 2 types",
         ),
+        (
+            ["toy-model", "--gguf", "--out", "adapter/adapter_config.json"],
+            2,
+            "is no GGUF file: name",
+        ),
+        (
+            ["taught", "--adapter", "--out", "toy-model/model.safetensors"],
+            2,
+            "is no GGUF file: name",
+        ),
         (["toy-model", "--gguf", "--merged", "--out", "x"], 2, "--out names one place"),
         (["toy-model", "--gguf", "--base", "toy-model"], 2, "--base goes with a run or an adapter"),
         (["taught", "--gguf", "--adapter-dir", "adapter"], 2, "has its own adapter"),
@@ -327,16 +337,19 @@ main(["export", "taught", "--gguf", "--quant", "Q8_0,Q4_K_M", "--no-check", "--t
 """
 
 
-def kill_while_exporting(here: Path, after: float, number: int) -> int:
-    """Start an export, end it after `after` seconds of writing; its exit code."""
+def kill_while_exporting(here: Path, after: float, number: int) -> tuple[int, float]:
+    """Start an export, end it after `after` seconds of writing; its exit code, and how long it wrote."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen([sys.executable, "-c", SLOW], cwd=here, env=environment)
     deadline = time.monotonic() + 60
     while not left_behind(here) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    time.sleep(after)
-    child.send_signal(number)
-    return child.wait(60)
+    writing = time.monotonic()
+    try:
+        child.wait(after)
+    except subprocess.TimeoutExpired:
+        child.send_signal(number)
+    return child.wait(60), time.monotonic() - writing
 
 
 def check_nothing_under_the_final_names(here: Path) -> None:
@@ -350,7 +363,7 @@ def check_nothing_under_the_final_names(here: Path) -> None:
 def test_killed_in_the_middle_there_is_no_file_and_the_next_export_cleans_up(
     here: Path, after: float
 ) -> None:
-    assert kill_while_exporting(here, after, signal.SIGKILL) == -signal.SIGKILL
+    assert kill_while_exporting(here, after, signal.SIGKILL)[0] == -signal.SIGKILL
     check_nothing_under_the_final_names(here)
     assert left_behind(here)  # a killed process cannot tidy up
     assert rig("taught", "--gguf", "--quant", "Q8_0,Q4_K_M", "--no-check").exit_code == 0
@@ -358,25 +371,36 @@ def test_killed_in_the_middle_there_is_no_file_and_the_next_export_cleans_up(
 
 
 def test_ctrl_c_leaves_nothing_at_all(here: Path) -> None:
-    assert kill_while_exporting(here, 0.2, signal.SIGINT) == 130
+    assert kill_while_exporting(here, 0.2, signal.SIGINT)[0] == 130
     check_nothing_under_the_final_names(here)
     assert not left_behind(here)
 
 
 @pytest.mark.slow
 def test_killed_at_any_of_a_hundred_moments_there_is_no_file(here: Path) -> None:
+    """Evenly over the whole of it: from the first temporary file until a little after the last rename."""
+    folder = here / "runs/taught"
+
+    def finished() -> dict[str, str]:
+        paths = [path for path in folder.glob("*.gguf") if not path.name.startswith(".")]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+    code, took = kill_while_exporting(here, 60.0, signal.SIGKILL)
+    whole = finished()
+    assert (code, len(whole)) == (0, 2)  # nobody disturbed it
+    killed = partly = 0
     for moment in range(100):
-        kill_while_exporting(here, 0.007 * moment, signal.SIGKILL)
-        finished = sorted(path.name for path in (here / "runs/taught").glob("[!.]*.gguf"))
-        record = Run.open(here / "runs/taught").record
-        for entry in record.get("exports", []):
-            path = here / "runs/taught" / entry["file"]
-            assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
-        for name in finished:  # whole, or not there
-            assert header.read(here / "runs/taught" / name).tensors
-            (here / "runs/taught" / name).unlink()
-        if finished:
-            Run.open(here / "runs/taught").note("trained", exports=[])
+        for path in [*folder.glob("*.gguf"), *folder.glob(".*.part")]:
+            path.unlink()
+        Run.open(folder).note("trained", exports=[])
+        code, _ = kill_while_exporting(here, took * 1.1 * moment / 100, signal.SIGKILL)
+        killed += code == -signal.SIGKILL
+        partly += len(finished()) == 1
+        assert finished().items() <= whole.items()
+        for entry in Run.open(folder).record["exports"]:
+            assert finished()[entry["file"]] == entry["sha256"]
+    print(f"{killed} of 100 killed, {partly} of them between the two files")
+    assert killed > 80
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import llama_cpp
 import numpy as np
 import pytest
 import tiny_models
+import tiny_tokenizers
 from click.testing import CliRunner
 from gguf_files import tensors
 
@@ -21,8 +22,11 @@ from export.mix import FILE_TYPES
 from rig.cli import main
 from rig.errors import RigError
 
-GRIDS = ("IQ3_XXS", "IQ3_XS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
-"""Types whose lattices llama.cpp computes first, for seconds each."""
+ROOT = Path(__file__).resolve().parent.parent
+GRIDS = ("IQ3_XXS", "IQ3_XS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ1_M", "IQ1_S")
+"""Types whose lattices llama.cpp computes first, for 2 to 9 seconds each; IQ2_XXS takes one."""
+REAL = Path(__file__).parent / "data/imatrix"
+"""Made by llama-imatrix itself (`-c 256 --no-ppl`, both forms) of the toy and the text below."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "own.txt"
-    path.write_text("\n".join(tiny_models.TEXT * 12), "utf-8")
+    path.write_text("\n".join(tiny_tokenizers.TEXT * 12), "utf-8")
     return path
 
 
@@ -75,7 +79,18 @@ def quantise(f32: Path, out: Path, file_type: str, importance: dict[str, Floats]
 @pytest.mark.parametrize(
     "file_type",
     [
-        *("Q2_K_S", "Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K"),
+        *(
+            "Q2_K_S",
+            "Q2_K",
+            "Q3_K_M",
+            "Q4_0",
+            "Q4_K_M",
+            "IQ4_NL",
+            "IQ4_XS",
+            "Q5_K_M",
+            "Q6_K",
+            "IQ2_XXS",
+        ),
         *(pytest.param(file_type, marks=pytest.mark.slow) for file_type in GRIDS),
     ],
 )
@@ -163,6 +178,43 @@ def test_llama_cpps_older_binary_form_is_read(model: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(found.importance()[name], values, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["imatrix.gguf", "imatrix.dat"])
+def test_files_of_llama_imatrix_itself_are_read(
+    name: str, model: Path, f32: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside rig's own matrix of the same text: other chunks, so alike and not equal."""
+    found = imatrix.read(REAL / name)
+    assert not imatrix.is_text(REAL / name)
+    assert (found.chunks, found.datasets) == (
+        imatrix.read(REAL / "imatrix.gguf").chunks,
+        ["own.txt"],
+    )
+    own = imatrix.compute(f32, text, threads=1).importance()
+    assert set(found.importance()) == set(own)
+    for tensor, values in found.importance().items():
+        other = imatrix.read(REAL / "imatrix.gguf").importance()[tensor]
+        np.testing.assert_allclose(values, other, rtol=1e-5, err_msg=tensor)
+        least = (
+            0.999 if "attn_q" in tensor else 0.9
+        )  # what flows into the first layer knows no chunks
+        assert np.corrcoef(values, own[tensor])[0, 1] > least, tensor
+    monkeypatch.chdir(tmp_path)
+    command = ["export", str(model), "--gguf", "--quant", "Q2_K_S", "--no-check", "--imatrix"]
+    done = CliRunner().invoke(main, [*command, str(REAL / name)])
+    assert done.exit_code == 0, done.output
+    theirs = quantise(f32, tmp_path / "theirs.gguf", "Q2_K_S", found.importance())
+    assert tensors(tmp_path / "toy-Q2_K_S.gguf") == tensors(theirs)
+
+
+def test_columns_that_were_never_reached_count_alike(model: Path, tmp_path: Path) -> None:
+    """As llama-quantize has it: a matrix with a count of zero weighs every column the same."""
+    matrix = random_matrix(model)
+    matrix.counts["blk.0.attn_q.weight"] = 0
+    imatrix.write(matrix, tmp_path / "m.gguf")
+    found = imatrix.read(tmp_path / "m.gguf").importance()
+    assert set(found["blk.0.attn_q.weight"]) == {1.0}
+
+
 def test_a_matrix_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
     matrix = random_matrix(model)
     matrix.sums["blk.0.ffn_down.weight"] = np.ones(77, np.float32)
@@ -206,6 +258,41 @@ def test_the_command_computes_one_from_a_text_keeps_it_and_takes_it_again(
     assert [f["sha256"] for f in json.loads(again.stdout)["files"]] == [
         f["sha256"] for f in found["files"]
     ]
+
+
+def embedded_with(quants: str, *more: str) -> dict[str, Any]:
+    """The check's figures by type, of the embedded model with a matrix of the house's own README."""
+    command = ["export", "embedded", "--gguf", "--quant", quants, "--json", *more]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    files = json.loads(done.stdout)["check"]["files"]
+    return {name[len("embedded-") : -len(".gguf")]: figures for name, figures in files.items()}
+
+
+@pytest.fixture
+def own_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own.txt"
+    path.write_text((ROOT / "README.md").read_text("utf-8")[:10_000], "utf-8")
+    return path
+
+
+def test_the_users_own_text_makes_a_real_model_better_and_the_lowest_types_possible(
+    own_text: Path,
+) -> None:
+    without = embedded_with("Q3_K_S")
+    within = embedded_with("Q3_K_S,IQ2_XXS", "--imatrix", str(own_text))
+    assert within["Q3_K_S"]["kl"] < 0.95 * without["Q3_K_S"]["kl"]
+    assert 0 < within["Q3_K_S"]["kl"] < within["IQ2_XXS"]["kl"]
+
+
+@pytest.mark.slow
+def test_every_type_that_needs_a_matrix_works_on_a_real_model(own_text: Path) -> None:
+    """The fewer bits, the farther from 16; the library does not mind that the model is a toy."""
+    names = ["IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"]
+    found = embedded_with(",".join(["IQ3_XS", *names]), "--imatrix", str(own_text))
+    assert set(found) == {"IQ3_XS", *names}
+    assert found["IQ3_XXS"]["kl"] < found["IQ2_XS"]["kl"] < found["IQ1_S"]["kl"]
 
 
 def test_a_text_that_says_too_little_is_refused(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+import tiny_tokenizers
 from gguf_files import keys, numbers, tensors
 
 from export import chat, header, lora, merged, modelfile, quantised, source, vocabulary
@@ -253,7 +254,7 @@ GEMMA = (
 
 @pytest.mark.parametrize(
     ("template", "bos"),
-    [(tiny_models.LLAMA_TEMPLATE, "<|begin_of_text|>"), (tiny_models.CHATML_TEMPLATE, "")],
+    [(tiny_tokenizers.LLAMA_TEMPLATE, "<|begin_of_text|>"), (tiny_tokenizers.CHATML_TEMPLATE, "")],
 )
 def test_ollama_will_write_a_conversation_as_the_template_does(template: str, bos: str) -> None:
     turns = chat.turns(template, bos=bos, eos="")

@@ -46,7 +46,6 @@ OURS_ALONE = {
 }
 """Metadata that may differ from the converter's, and why."""
 
-WIDE = {"hidden_size": 256, "intermediate_size": 512}
 MODELS: dict[str, Spec] = {
     "llama-3-tied": ("llama", {"tie_word_embeddings": True}),
     "llama-3.1-rope": ("llama", {"rope": tiny_models.LLAMA3_ROPE, "num_key_value_heads": 1}),
@@ -244,7 +243,7 @@ def ours(folder: Path, out: Path, types: Iterable[str], **more: Any) -> dict[str
     return files
 
 
-def quantise(model: Path, out: Path, file_type: str, importance: Path | None = None) -> Path:
+def quantise(model: Path, out: Path, file_type: str) -> Path:
     """What `llama_model_quantize` of the installed library makes of an F32 file."""
     asked: Any = llama_cpp.llama_model_quantize_default_params()
     asked.ftype, asked.nthread = FILE_TYPES[file_type][0], 1

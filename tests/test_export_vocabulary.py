@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+import tiny_tokenizers
 from gguf import TokenType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
 def test_real_text_becomes_the_same_tokens(files: dict[str, tuple[Path, Path]], kind: str) -> None:
     folder, path = files[kind]
     theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    texts = [*sample_texts(), *tiny_models.TEXT]
+    texts = [*sample_texts(), *tiny_tokenizers.TEXT]
     with Loaded(path, vocabulary=True) as ours:
         for text in texts:
             for add in (False, True):
@@ -110,7 +111,7 @@ def test_a_tokenizer_saved_again_is_still_known(
     assert found.pre == "llama-bpe"
     assert found.special["pad"] == again.pad_token_id
     assert found.tokens[again.pad_token_id] == "<|pad|>"
-    assert found.template == tiny_models.LLAMA_TEMPLATE
+    assert found.template == tiny_tokenizers.LLAMA_TEMPLATE
 
 
 def test_ids_without_a_text_are_named_and_never_used(files: dict[str, tuple[Path, Path]]) -> None:
