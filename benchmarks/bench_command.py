@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+
 READ, WRITTEN = 512, 32
+LIBRARIES = str(Path(llama_cpp.__file__).parent / "lib")
+"""llama-bench loads the libraries that rig uses, so that both run the same kernels."""
 
 
 def ours(model: Path, threads: int) -> tuple[float, float]:
@@ -34,24 +39,15 @@ def ours(model: Path, threads: int) -> tuple[float, float]:
 
 def theirs(program: Path, model: Path, threads: int) -> tuple[float, float]:
     """The same from llama-bench."""
-    words = [
-        program,
-        "-m",
-        model,
-        "-t",
-        threads,
-        "-p",
-        READ,
-        "-n",
-        WRITTEN,
-        "-fa",
-        1,
-        "-r",
-        1,
-        "-o",
-        "json",
-    ]
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
+    options = f"-t {threads} -p {READ} -n {WRITTEN} -fa 1 -r 1 -o json".split()
+    environment = {**os.environ, "LD_LIBRARY_PATH": LIBRARIES}
+    done = subprocess.run(
+        [program, "-m", model, *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     rows = json.loads(done.stdout)
     return (
         next(row["avg_ts"] for row in rows if row["n_prompt"]),

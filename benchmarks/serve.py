@@ -1,14 +1,19 @@
-"""`rig serve` beside llama.cpp's own programs, in the same run: `nice -n -19 python benchmarks/serve.py`.
+"""`rig serve` beside llama.cpp's own programs, in the same run: `python benchmarks/serve.py --llama FOLDER`.
 
 The rivals are llama-bench and llama-server, built once from llama-cpp-python's source package, so that both
-sides run the same kernels (about 6 minutes on two cores):
+sides can run the same kernels (about 6 minutes on two cores):
 
     pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36 && tar xf llama_cpp_python-*.tar.gz
     cmake -S llama_cpp_python-*/vendor/llama.cpp -B llama -DGGML_NATIVE=ON -DLLAMA_CURL=OFF
     cmake --build llama -j2 --target llama-bench llama-server
     python benchmarks/serve.py --llama llama/bin
 
-Contenders take turns and the median of the paired ratios counts. Parts (--only NAME, several times):
+The rivals then load the very libraries that rig's Python package holds, so that no compiler flag stands
+between them. Contenders take turns and the median of the paired ratios counts. While a turn is measured,
+/proc says how much of the processor went to programs of others (and to other guests of the machine); a
+turn in which that was more than OTHERS is taken again, whatever it had shown.
+
+Parts (--only NAME, several times):
 
   one      one stream through HTTP against llama-bench: decode of 128 tokens, prefill of 512
   four     four streams at once against llama-server -np 4: total tokens per second, and the slowest one
@@ -17,7 +22,7 @@ Contenders take turns and the median of the paired ratios counts. Parts (--only 
   stall    the longest pause of a stream while another's 2,000-token prompt is read
   same     greedy text alone, among seven others, and llama-server's
   busy     one stream while another program keeps every core busy, against llama-server
-  draft    the embedded model summarises with and without guessing ahead
+  draft    with and without guessing ahead: the embedded model, which copies, and one that says nonsense
 """
 
 from __future__ import annotations
@@ -43,8 +48,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+import psutil
+
 from benchmarks import serve_model
 
+OTHERS = 0.02
+"""Share of the processor that others may take while something is measured."""
+VISIBLE = {"1000": 100.0}
+"""A bias for a token that is a whole word, so that each token shows at the client when it is written."""
 SCHEMA = {
     "type": "object",
     "properties": {"post": {"type": "string", "minLength": 3000}},
@@ -52,6 +64,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 BUSY = "while True: pass"
+LIBRARIES = str(Path(llama_cpp.__file__).parent / "lib")
 WORDS = "river stone lamp coat the of and a window under seven green walks paper".split()  # noqa: SIM905
 
 
@@ -84,6 +97,7 @@ class Contender:
             self.port = line.getsockname()[1]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RIG_")}
         environment["RIG_HOME"] = str(self._home)
+        environment["LD_LIBRARY_PATH"] = LIBRARIES
         self._log = self._home / f"{self.name}.log"
         with self._log.open("wb") as sink:
             self._process = subprocess.Popen(
@@ -145,10 +159,22 @@ class Race:
         self.rng = random.Random(asked.seed)
         self.home = Path(tempfile.mkdtemp(prefix="rig-benchmark-serve-"))
         self.results: dict[str, dict[str, Any]] = {}
+        self.turns = self.repeated = self.crowded = 0
 
-    def rig(self, *more: str, ctx: int = 4096, cache: bool = False) -> Contender:
+    def embedded(self) -> Path:
+        """The embedded model as a GGUF file, made by `rig export`."""
+        path = self.home / "embedded.gguf"
+        words = ["export", "embedded", "--gguf", "--quant", "Q8_0", "--no-check", "--out", path]
+        if not path.exists():
+            subprocess.run([sys.executable, "-P", "-m", "rig", *map(str, words)], check=True)
+        return path
+
+    def rig(
+        self, *more: str, ctx: int = 4096, cache: bool = False, model: Path | None = None
+    ) -> Contender:
         """A `rig serve` of the model."""
-        command = [sys.executable, "-P", "-m", "rig", "serve", str(self.model), "--ctx", str(ctx)]
+        path = str(model or self.model)
+        command = [sys.executable, "-P", "-m", "rig", "serve", path, "--ctx", str(ctx)]
         command += ["--threads", str(self.asked.threads), *more]
         return Contender(
             "rig", [*command, *([] if cache else ["--prefix-cache", "0"])], "", self.home
@@ -164,18 +190,54 @@ class Race:
         """`n` tokens that nobody has seen before."""
         return [self.rng.randrange(300, 2000) for _ in range(n)]
 
-    def bench(self, n_prompt: int, n_gen: int) -> float:
-        """Tokens per second by llama-bench."""
+    def bench(self) -> tuple[float, float]:
+        """Tokens per second by llama-bench: written (128, empty context) and read (512)."""
         command = [str(self.asked.llama / "llama-bench"), "-m", str(self.model), "-o", "json"]
-        command += ["-t", str(self.asked.threads), "-p", str(n_prompt), "-n", str(n_gen), "-r", "2"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return float(json.loads(done.stdout)[0]["avg_ts"])
+        command += ["-t", str(self.asked.threads), "-p", "512", "-n", "128", "-r", "1"]
+        environment = {**os.environ, "LD_LIBRARY_PATH": LIBRARIES}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        speeds = {row["n_gen"]: row["avg_ts"] for row in json.loads(done.stdout)}
+        return speeds[128], speeds[0]
+
+    def turn(self, job: Callable[[], Any]) -> Any:
+        """What `job` returns, from a time when others left the processor to us."""
+        for _ in range(6):
+            began, ours, all_of_it = time.perf_counter(), _processor_ours(), _processor()
+            found = job()
+            seconds = (time.perf_counter() - began) * (os.cpu_count() or 1)
+            others = (_processor() - all_of_it - (_processor_ours() - ours)) / seconds
+            self.turns += 1
+            if others <= OTHERS:
+                return found
+            self.repeated += 1
+            print(f"  others took {others:.0%}: once more", file=sys.stderr, flush=True)
+        print("  others never leave: it counts all the same", file=sys.stderr, flush=True)
+        self.crowded += 1
+        return found
 
     def note(self, name: str, wanted: str, **figures: Any) -> None:
         """Keep and print one line."""
         shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
         self.results[name] = {"wanted": wanted, **shown}
         print(f"{name:28} {shown}  (wanted: {wanted})", file=sys.stderr, flush=True)
+
+
+def _processor() -> float:
+    """Seconds that any program or another guest has had of the processor, all cores together."""
+    found = psutil.cpu_times()
+    idle = found.idle + found.iowait + found.guest + found.guest_nice
+    return float(sum(found) - idle)
+
+
+def _processor_ours() -> float:
+    """Seconds of this program, its servers, and the rivals that have ended."""
+    found = os.times()
+    total = found.user + found.system + found.children_user + found.children_system
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = child.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def ratio(pairs: list[tuple[float, float]]) -> dict[str, Any]:
@@ -209,10 +271,11 @@ def one(race: Race) -> None:
     with race.rig("--no-draft") as rig:
         rig.ask(race.prompt(600), 32)
         for _ in range(race.asked.rounds):
-            decode.append(
-                (rig.ask([race.rng.randrange(300, 2000)], 128).decode, race.bench(0, 128))
-            )
-            prefill.append((512 / rig.ask(race.prompt(512), 2).first, race.bench(512, 0)))
+            writes, reads = race.turn(race.bench)
+            seen = race.turn(lambda: rig.ask(race.prompt(1), 128, logit_bias=VISIBLE))
+            decode.append((seen.decode, writes))
+            seen = race.turn(lambda: rig.ask(race.prompt(512), 2, logit_bias=VISIBLE))
+            prefill.append((512 / seen.first, reads))
     race.note("one stream, decode", ">= 0.97", **ratio(decode))
     race.note("one stream, prefill", ">= 0.97", **ratio(prefill))
 
@@ -220,20 +283,24 @@ def one(race: Race) -> None:
 def four(race: Race) -> None:
     """Four streams at once: total, and the slowest."""
     total, fair = [], []
+
+    def together(server: Contender) -> tuple[float, float]:
+        jobs = [partial(server.ask, race.prompt(64), 128) for _ in range(4)]
+        began = time.perf_counter()
+        took = at_once(jobs)
+        seconds = time.perf_counter() - began
+        rates = [t.tokens / t.last for t in took]
+        return sum(t.tokens for t in took) / seconds, min(rates) / statistics.mean(rates)
+
     with race.rig("--no-draft") as rig, race.llama(slots=4) as rival:
         for server in (rig, rival):
             server.ask(race.prompt(100), 16)
-        for _ in range(race.asked.rounds):
-            speeds = []
-            for server in (rig, rival):
-                jobs = [partial(server.ask, race.prompt(64), 128) for _ in range(4)]
-                began = time.perf_counter()
-                took = at_once(jobs)
-                speeds.append(sum(t.tokens for t in took) / (time.perf_counter() - began))
-                if server is rig:
-                    rates = [t.tokens / t.last for t in took]
-                    fair.append(min(rates) / statistics.mean(rates))
-            total.append((speeds[0], speeds[1]))
+        for n in range(race.asked.rounds):
+            found = {}
+            for server in (rig, rival) if n % 2 else (rival, rig):
+                found[server.name] = race.turn(partial(together, server))
+            total.append((found["rig"][0], found["llama-server"][0]))
+            fair.append(found["rig"][1])
     race.note("four at once, total", ">= 0.97", **ratio(total))
     race.note("four at once, slowest", "fair share", share=statistics.median(fair))
 
@@ -262,8 +329,9 @@ def json_schema(race: Race) -> None:
         rig.ask(race.prompt(20), 8, **form)
         for _ in range(race.asked.rounds):
             for name, how in (("greedy", {}), ("sampled", {"temperature": 0.8, "seed": 1})):
-                bound = rig.ask(race.prompt(8), 96, **how, **form).decode
-                pairs[name].append((bound, rig.ask(race.prompt(8), 96, **how).decode))
+                bound = race.turn(partial(rig.ask, race.prompt(8), 96, **how, **form)).decode
+                free = race.turn(partial(rig.ask, race.prompt(8), 96, **how)).decode
+                pairs[name].append((bound, free))
     for name, found in pairs.items():
         race.note(f"JSON schema, {name}", ">= 0.9", **ratio(found))
 
@@ -323,17 +391,18 @@ def busy(race: Race) -> None:
 
 
 def draft(race: Race) -> None:
-    """Summaries of the embedded model, which copies: with and without guessing ahead."""
-    speeds: dict[str, list[float]] = {}
-    for name, more in (("with", ()), ("without", ("--no-draft",))):
-        with race.rig(*more) as rig:
-            rng = random.Random(1)
-            for _ in range(race.asked.rounds + 2):
-                text = " ".join(rng.choice(WORDS) for _ in range(60))
-                took = rig.ask(f"{text}.\n\n{text}.\n\n{text[:40]}", 160)
-                speeds.setdefault(name, []).append(took.timings["predicted_per_second"])
-    pairs = list(zip(speeds["with"][2:], speeds["without"][2:], strict=True))
-    race.note("guessing ahead, copying", "not slower", **ratio(pairs))
+    """With and without guessing ahead: the embedded model, which copies, and the one that says nonsense."""
+    for name, model in (("copying", race.embedded()), ("nonsense", race.model)):
+        with race.rig(model=model) as guess, race.rig("--no-draft", model=model) as plain:
+            pairs = []
+            for n in range(race.asked.rounds + 2):
+                text = " ".join(race.rng.choice(WORDS) for _ in range(60))
+                asked = f"{text}.\n\n{text}.\n\n{text[:40]}"
+                found = [race.turn(partial(s.ask, asked, 160)).timings for s in (guess, plain)]
+                if n >= 2:  # by then it has learnt what a guess costs here
+                    with_, without = (timings["predicted_per_second"] for timings in found)
+                    pairs.append((with_, without))
+        race.note(f"guessing ahead, {name}", "not slower", **ratio(pairs))
 
 
 @contextlib.contextmanager
@@ -375,6 +444,9 @@ def main() -> None:
     race = Race(asked, serve_model.make(asked.model))
     for name in asked.only or list(PARTS):
         PARTS[name](race)
+    print(
+        f"{race.turns} turns, {race.repeated} taken again, {race.crowded} crowded", file=sys.stderr
+    )
     if asked.json:
         print(json.dumps(race.results))
         return

@@ -28,11 +28,10 @@ from bots.attend import Desk
 from bots.deliver import Mail
 from bots.ledger import runs
 from bots.ledger.store import Ledger
-from bots.notify import notify, reloading, watchdog_interval
 from bots.registry import bots
 from bots.schedule import Schedule
 from bots.settings import Settings
-from rig import places
+from rig import notify, places
 from rig.starter import connect
 
 if TYPE_CHECKING:
@@ -183,10 +182,10 @@ class Daemon:
         """Work until a signal asks to stop (see `listen`); returns as `stop` does."""
         self.scheduler.start()
         self.plan()
-        notify("READY=1", f"STATUS={len(self.settings.bots)} bots")
+        notify.ready(f"{len(self.settings.bots)} bots")
         for name in self.desk.bots if now else ():
             self.scheduler.add_job(self.at_once, args=[name], misfire_grace_time=None)
-        interval = min(watchdog_interval() or 5.0, 5.0)
+        interval = min(notify.watchdog_seconds() or 5.0, 5.0)
         offset = time.time() - time.monotonic()
         while True:
             self._wake.wait(interval)
@@ -197,7 +196,7 @@ class Daemon:
                 self._rereading = False
                 self.reload()
             if not self.healthy():
-                notify("WATCHDOG=1")
+                notify.alive()
             if abs(time.time() - time.monotonic() - offset) > JUMP:
                 offset = time.time() - time.monotonic()
                 log.info("the clock was set, or the box slept: every job looks at it again")
@@ -205,7 +204,7 @@ class Daemon:
 
     def reload(self) -> None:
         """Read the configuration again; a wrong one is reported and the old one stays."""
-        reloading()
+        notify.reloading()
         try:
             self._equip(self.read() if self.read else self.settings)
             self.plan()
@@ -213,12 +212,12 @@ class Daemon:
         except Exception as error:
             said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
             log.error("the configuration is wrong, the old one stays in force: %s", said)
-        notify("READY=1")
+        notify.ready()
 
     def stop(self) -> bool:
         """Take no more work, let what runs finish within its time; False if something still hangs."""
         self._stopping = True
-        notify("STOPPING=1")
+        notify.stopping()
         log.info("stopping: %d pieces of work are finished first", self._work)
         self.scheduler.pause()
         end = time.monotonic() + self.settings.daemon.stop_within.total_seconds()

@@ -1,4 +1,4 @@
-"""From a request's form to the reply in OpenAI's form, whole or as a stream.
+"""The reply in OpenAI's form, whole or as a stream, from the engine's events.
 
 The thought is taken apart from the answer here, by the contract in the model's metadata. Who goes away is
 noticed while the reply is written, streaming or not, and the engine stops within one step.

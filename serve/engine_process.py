@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rig.errors import RigError
-from serve.engine import Engine, Event, Job
+from serve.engine import Engine
 from serve.engine_native import Native
+from serve.engine_reply import Event, Job
 from serve.grammar import Grammars
 from serve.prefix_disk import PrefixDisk
 from serve.sampling import Sampling

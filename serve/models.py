@@ -32,6 +32,8 @@ class Model:
     """The context that `rig serve` would take here now; 0 when it does not fit."""
     note: str
     """Why it does not fit or can't be read; the address when it is being served."""
+    fingerprint: str = ""
+    """Tells this file from another (`header.fingerprint`); `/v1/models` of its server says the same."""
 
 
 def locate(name: str) -> Path:
@@ -75,15 +77,16 @@ def everything(extra: list[Path]) -> list[Model]:
 
 def show(rows: list[Model]) -> list[str]:
     """The rows as aligned text."""
-    table = [("MODEL", "SIZE", "QUANT", "TRAINED ON", "HERE")]
+    table = [("MODEL", "SIZE", "QUANT", "TRAINED ON", "FINGERPRINT", "HERE")]
     for row in rows:
         fits = f"fits, with a context of {row.fits}" if row.fits else "does not fit"
         here = f"{fits}; {row.note}" if row.note and row.fits else row.note or fits
-        table.append((row.name, sized(row.bytes), row.quant, str(row.context or "?"), here))
-    widths = [max(len(line[n]) for line in table) for n in range(4)]
+        cells = (row.name, sized(row.bytes), row.quant, str(row.context or "?"))
+        table.append((*cells, row.fingerprint[:8] or "?", here))
+    widths = [max(len(line[n]) for line in table) for n in range(5)]
     return [
-        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {e}"
-        for a, b, c, d, e in table
+        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {e:<{widths[4]}}  {f}"
+        for a, b, c, d, e, f in table
     ]
 
 
@@ -107,7 +110,17 @@ def _row(name: str, path: Path, here: box.Box, served: dict[str, str]) -> Model:
     except RigError as error:
         note = note or error.message.partition(": ")[2].split(". ")[0]
         note = note if url else f"does not fit: {note}"
-    return Model(name, str(path), found.bytes, quant, found.context, taught, context, note)
+    return Model(
+        name,
+        str(path),
+        found.bytes,
+        quant,
+        found.context,
+        taught,
+        context,
+        note,
+        header.fingerprint(path),
+    )
 
 
 def _of_runs() -> list[tuple[str, Path]]:

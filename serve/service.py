@@ -16,9 +16,9 @@ from typing import Any
 import click
 import uvicorn
 
-from rig import starter
+from rig import notify, starter
 from rig.errors import RigError, WrongUse
-from serve import notify
+from serve import header
 from serve.app import App, AppSettings
 from serve.engine_host import EngineDown, EngineHost, Settings
 from serve.idle import Idle
@@ -167,7 +167,8 @@ def make(
     stat = path.stat()
     family = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     host = EngineHost(settings, family)
-    made = App(host, AppSettings(name=name, parallel=settings.parallel, **app), idle)
+    known = {"name": name, "fingerprint": header.fingerprint(path), "parallel": settings.parallel}
+    made = App(host, AppSettings(**known, **app), idle)
     return Service(model, address, host, made, made.settings.api_key)
 
 

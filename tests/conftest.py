@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has a RIG_HOME of its own and none of the caller's settings or tokens."""
     for name in list(os.environ):
-        if name.startswith("RIG_") and name != "RIG_FULL":
+        if name.startswith("RIG_"):
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("RIG_HOME", str(home))

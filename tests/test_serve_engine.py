@@ -8,20 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
 import serve_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rig.errors import RigError
-from serve.engine import Engine, Event, Job
+from serve.engine import Engine
 from serve.engine_native import Native, model_params
 from serve.engine_pace import Pace
+from serve.engine_reply import Event, Job
 from serve.engine_threads import Threads
 from serve.grammar import Grammars
 from serve.prefix import Residents
 from serve.prefix_disk import PrefixDisk
-from serve.sampling import Sampling
+from serve.sampling import Sampler, Sampling, _chain
 
 GREEDY = Sampling(temperature=0)
 TEXT = "the hat in on an the he in the hat on the tin; "
@@ -178,6 +180,46 @@ def test_a_fixed_seed_repeats_and_none_is_another_each_time(desk: Desk) -> None:
 )
 def test_cuts_that_leave_one_token_are_greedy(desk: Desk, sampling: Sampling, why: str) -> None:
     assert desk.ask(TEXT, sampling=sampling).tokens == desk.ask(TEXT).tokens, why
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Sampling(temperature=1.5, seed=3),
+        Sampling(temperature=0.7, top_k=5, top_p=0.8, min_p=0.0, seed=3),
+        Sampling(temperature=1.0, top_k=0, seed=3),
+        Sampling(temperature=1.0, top_k=1000, typical_p=0.9, seed=3),
+        Sampling(temperature=1.0, presence_penalty=2.0, seed=3),
+        Sampling(temperature=0, logit_bias=((70, 3.0), (80, -1e9))),
+        Sampling(temperature=1.2, logit_bias=((70, 9.0), (70, -2.0), (80, -1e9)), seed=3),
+    ],
+)
+def test_the_short_list_of_candidates_is_drawn_from_as_llama_cpp_draws_from_all(
+    desk: Desk, asked: Sampling
+) -> None:
+    """The same tokens as llama.cpp's own sampler, which looks at the whole vocabulary each time."""
+    native = desk.native
+    biases = (llama_cpp.llama_logit_bias * len(asked.logit_bias))(*asked.logit_bias)
+    theirs = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+    for part in (
+        llama_cpp.llama_sampler_init_logit_bias(native.n_vocab, len(biases), biases),
+        _chain(native, asked),
+    ):
+        llama_cpp.llama_sampler_chain_add(theirs, part)
+    ours = Sampler(native, asked)
+    token, said = 65, []
+    for pos in range(60):
+        native.token[0], native.pos[0], native.seq[0], native.wants[0] = token, pos, 0, 1
+        assert native.decode(1) == 0
+        before = native.logits(0).copy()
+        expected = llama_cpp.llama_sampler_sample(theirs, native.ctx, 0)
+        token = ours.pick(0)
+        assert token == expected
+        assert (native.logits(0) == before).all(), "the model's own scores are as they were"
+        said.append(token)
+    assert len(set(said)) > 5
+    ours.close()
+    llama_cpp.llama_sampler_free(theirs)
 
 
 def test_a_bias_forbids_and_forces_tokens(desk: Desk) -> None:

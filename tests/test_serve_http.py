@@ -253,6 +253,7 @@ def test_health_models_and_metrics(plain: Server) -> None:
     assert plain.http.get("/health").json() == {"status": "ok", "loaded": True}
     listed = plain.http.get("/v1/models").json()["data"]
     assert listed[0]["meta"]["n_ctx"] == serve_gguf.CONTEXT
+    assert len(listed[0]["meta"]["fingerprint"]) == 16
     before = plain.metric("generated_tokens_total")
     plain.chat("x", max_tokens=5)
     assert plain.metric("generated_tokens_total") == before + 5

@@ -1,13 +1,12 @@
 """pytest tests/test_serve_http_nonsense.py: whatever comes in, a sentence goes out and the server stays.
 
-RIG_FULL=1 tries thousands of requests instead of a hundred.
+By default a hundred and twenty requests are made up; with `-m slow` six thousand more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,28 +76,55 @@ def answered(server: Server, path: str, body: bytes, **headers: str) -> None:
         assert response.content.endswith(b"data: [DONE]\n\n"), response.text
 
 
-FUZZ = settings(
-    max_examples=60 if not os.environ.get("RIG_FULL") else 3000,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+def made_up(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
 
 
-@given(path=PATHS, changes=st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3))
-@FUZZ
-def test_nonsense_in_a_field_gets_a_sentence(
-    plain: Server, path: str, changes: dict[str, Any]
-) -> None:
+CHANGES = st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3)
+BODIES = st.binary(max_size=200) | VALUES.map(lambda v: json.dumps(v).encode())
+
+
+def a_nonsense_field(server: Server, path: str, changes: dict[str, Any]) -> None:
     body = {**RIGHT, **changes}
     if isinstance(body["max_tokens"], int) and body["max_tokens"] > 50:
         body["max_tokens"] = 50
     body["max_completion_tokens"] = body.get("max_completion_tokens", 3)
-    answered(plain, path, json.dumps(body).encode("utf-8", "replace"))
+    answered(server, path, json.dumps(body).encode("utf-8", "replace"))
 
 
-@given(path=PATHS, body=st.binary(max_size=200) | VALUES.map(lambda v: json.dumps(v).encode()))
-@FUZZ
+@given(path=PATHS, changes=CHANGES)
+@made_up(60)
+def test_nonsense_in_a_field_gets_a_sentence(
+    plain: Server, path: str, changes: dict[str, Any]
+) -> None:
+    a_nonsense_field(plain, path, changes)
+
+
+@given(path=PATHS, body=BODIES)
+@made_up(60)
 def test_nonsense_as_a_body_gets_a_sentence(plain: Server, path: str, body: bytes) -> None:
+    answered(plain, path, body)
+
+
+@pytest.mark.slow
+@given(path=PATHS, changes=CHANGES)
+@made_up(3000)
+def test_three_thousand_nonsense_fields_get_a_sentence(
+    plain: Server, path: str, changes: dict[str, Any]
+) -> None:
+    a_nonsense_field(plain, path, changes)
+
+
+@pytest.mark.slow
+@given(path=PATHS, body=BODIES)
+@made_up(3000)
+def test_three_thousand_nonsense_bodies_get_a_sentence(
+    plain: Server, path: str, body: bytes
+) -> None:
     answered(plain, path, body)
 
 

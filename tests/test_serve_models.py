@@ -25,7 +25,7 @@ import rig.cli
 from rig import starter
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
-from serve import models, pull
+from serve import header, models, pull
 from serve.reference import Reference, parse
 
 REPO = "someone/Model-GGUF"
@@ -464,6 +464,7 @@ def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
     assert rows["o/r:Q4_K_M"]["quant"] == "Q8_0", "what the file says, whatever its name"
     assert rows["o/r:Q4_K_M"]["fits"] == 4096
     assert rows[str(broken)]["fits"] == 0
+    assert rows["reason"]["fingerprint"] == header.fingerprint(taught)
     assert "not a GGUF" in rows[str(broken)]["note"]
     for row in rows.values():
         if row["quant"] != "?":
@@ -479,9 +480,28 @@ def test_the_listing_is_text_for_a_person(elsewhere: Path) -> None:
         "QUANT",
         "TRAINED",
         "ON",
+        "FINGERPRINT",
         "HERE",
     ]
     assert "fits, with a context of 4096" in result.stdout
+
+
+def test_a_fingerprint_tells_files_apart_by_size_beginning_and_end(tmp_path: Path) -> None:
+    base = bytes(3 * 2**20)
+    files = {
+        "same": base,
+        "again": base,
+        "longer": base + b"\0",
+        "other head": b"x" + base[1:],
+        "other end": base[:-1] + b"x",
+        "short": b"GGUF",
+    }
+    found = {}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        found[name] = header.fingerprint(tmp_path / name)
+    assert found["same"] == found["again"]
+    assert len(set(found.values())) == len(files) - 1
 
 
 def test_no_models_say_how_to_get_one(elsewhere: Path) -> None:

@@ -25,11 +25,11 @@ from conftest import needs
 from scripted_http import Say, ScriptedServer, delta, events
 
 import rig.cli
-from rig import places, starter
+from rig import notify, places, starter
 from rig.client import Client
 from rig.errors import RigError
 from rig.speech import TAUGHT
-from serve import ask, bench, calls, header, notify
+from serve import ask, bench, calls, header
 from serve.screen import Screen
 from serve.talk import Left, Talk
 from serve.unit import Unit, quoted
@@ -611,7 +611,7 @@ def test_systemd_is_told_and_pinged_only_while_the_engine_answers(
         line.settimeout(20)
         process = subprocess.Popen(
             [*RIG, "serve", str(served), "--port", "0"], stderr=subprocess.DEVNULL,
-            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"},
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"},
         )  # fmt: skip
         try:
             heard = b""
@@ -627,11 +627,12 @@ def test_systemd_is_told_and_pinged_only_while_the_engine_answers(
                 if "resource_tracker" not in str(p.cmdline())
             ]
             worker.suspend()
-            time.sleep(1)
-            line.settimeout(2)
+            time.sleep(0.4)
+            line.settimeout(0.1)
             with contextlib.suppress(TimeoutError):
                 for _ in range(2):  # what was already on its way
                     line.recv(4096)
+            line.settimeout(1)
             with pytest.raises(TimeoutError):
                 line.recv(4096)
             worker.resume()

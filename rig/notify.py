@@ -1,25 +1,30 @@
-"""Tells systemd how the service is: datagrams to `NOTIFY_SOCKET`, nothing at all without one.
+"""Tells systemd how a service is: datagrams to `NOTIFY_SOCKET`, nothing at all without one.
 
-A watchdog ping says "the model can answer", not "the process is alive": so the caller pings only after
-the engine answered its own heartbeat, and a hung engine is restarted by systemd.
+A watchdog ping says "the work gets done", not "the process is alive": so the caller pings only after what
+does the work has answered, and what hangs is restarted by systemd.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 
 
 def tell(**words: str) -> bool:
     """Send one datagram such as `READY=1`; False where nobody listens (no systemd, or not Type=notify).
 
     A name that begins with `@` is an abstract socket (sd_notify(3)).
+
+    >>> tell(READY="1")
+    False
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
         return False
     message = "\n".join(f"{name}={value}" for name, value in words.items())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
+        line.settimeout(1.0)
         try:
             line.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
         except OSError:  # systemd is being restarted; it asks nothing of us meanwhile
@@ -27,28 +32,29 @@ def tell(**words: str) -> bool:
     return True
 
 
-def ready(status: str) -> bool:
-    """The model is loaded and the port is open."""
-    return tell(READY="1", STATUS=status)
+def ready(status: str = "") -> bool:
+    """The service does its work; also the end of `reloading`."""
+    return tell(READY="1", **({"STATUS": status} if status else {}))
 
 
-def status(text: str) -> bool:
-    """One line for `systemctl status`."""
-    return tell(STATUS=text)
+def reloading() -> bool:
+    """The configuration is being read again; `ready` ends it."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    return tell(RELOADING="1", MONOTONIC_USEC=str(now))
 
 
 def alive() -> bool:
-    """One watchdog ping: call it only after the engine has answered."""
+    """One watchdog ping: call it only when the work gets done."""
     return tell(WATCHDOG="1")
 
 
 def extend(seconds: float) -> bool:
-    """Loading goes on: do not give up for another `seconds`; `status` may say what it waits for."""
+    """Loading goes on: do not give up for another `seconds`."""
     return tell(EXTEND_TIMEOUT_USEC=str(int(seconds * 1_000_000)))
 
 
 def stopping() -> bool:
-    """The last requests are being finished."""
+    """What was begun is being finished."""
     return tell(STOPPING="1")
 
 
