@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rig import runs, starter
+from rig import runs, starter, systemd
 from rig.errors import RigError, WrongUse
 from rig.writing import write_text
 from serve import box, header, models
@@ -42,7 +40,7 @@ def plan(
     words, key = _words(more)
     if settings["ctx"] is None:  # chosen today, outside the limit that the unit sets
         words += ["--ctx", str(fits.context)]
-    python = Path(sys.executable).absolute()
+    python = Path(systemd.this_rig()[0])
     if system and any(path.is_relative_to(place) for place in ("/tmp", "/var/tmp")):
         raise WrongUse(f"A service has a /tmp of its own: move {path} somewhere else first.")
     if system and user is None:
@@ -56,7 +54,7 @@ def plan(
     return Unit(
         name=name,
         title=models.called(model, path),
-        command=(str(python), "-P", "-m", "rig", "serve", served, *words),
+        command=(*systemd.this_rig(), "serve", served, *words),
         folder=folder,
         memory=int(fits.need * 1.2) + 512 * 2**20,
         system=system,
@@ -78,21 +76,13 @@ def install(unit: Unit, *, now: bool) -> None:
     if not now:
         write_text(unit.path, unit.text())
         return
-    _systemctl_or_sentence()
-    write_text(unit.path, unit.text())
-    for words in (("daemon-reload",), ("enable", unit.name), ("restart", unit.name)):
-        systemctl(unit.system, *words)
+    systemd.install(unit.name, unit.text(), system=unit.system)
 
 
 def uninstall(unit: Unit) -> None:
     """Stop the service and take its unit away."""
-    if not unit.path.exists():
+    if not systemd.uninstall(unit.name, system=unit.system):
         raise RigError(f"There is no {unit.path}: nothing is installed under that name.")
-    if _has_systemd():
-        systemctl(unit.system, "disable", "--now", unit.name)
-    unit.path.unlink()
-    if _has_systemd():
-        systemctl(unit.system, "daemon-reload")
 
 
 def named(name: str, system: bool) -> Unit:
@@ -106,9 +96,8 @@ def status(name: str) -> dict[str, Any]:
     for system in (True, False):
         unit = named(name, system)
         if unit.path.exists():
-            state = (
-                systemctl(system, "is-active", name, check=False) if _has_systemd() else "unknown"
-            )
+            known = systemd.runs()
+            state = known and systemd.systemctl("is-active", name, system=system, check=False)
             units.append({"unit": str(unit.path), "system": system, "state": state or "unknown"})
     servers = [
         {key: value for key, value in found.items() if key != "api_key"}
@@ -123,18 +112,6 @@ def stop(model: str | None) -> list[dict[str, Any]]:
     for server in found:
         starter.stop(server)
     return found
-
-
-def systemctl(system: bool, *words: str, check: bool = True) -> str:
-    """Run systemctl for the machine or for this user; what it complains of becomes the sentence."""
-    scope = [] if system else ["--user"]
-    done = subprocess.run(
-        ["systemctl", *scope, *words], capture_output=True, text=True, timeout=120, check=False
-    )
-    if check and done.returncode:
-        said = done.stderr.strip() or done.stdout.strip()
-        raise RigError(f"systemctl {' '.join([*scope, *words])} failed: {said}")
-    return done.stdout.strip()
 
 
 def hints(unit: Unit, now: bool) -> list[str]:
@@ -193,17 +170,6 @@ def _reachable_by_others(path: Path) -> None:
                 f"{part} is closed to the user that systemd makes up for the service: "
                 "name a user who can read it with --run-as USER, or install without --system."
             )
-
-
-def _has_systemd() -> bool:
-    return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
-
-
-def _systemctl_or_sentence() -> None:
-    if not _has_systemd():
-        raise RigError(
-            "systemd does not run here: use `rig serve MODEL`, or have another supervisor call it."
-        )
 
 
 def show(found: dict[str, Any]) -> list[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rig.systemd import SHUT_IN, SHUT_IN_SYSTEM, path_in_unit, place, quoted
+
 UNIT = """\
 # Written by `rig serve install`; write it again rather than edit it, or use `systemctl edit {name}`.
 [Unit]
@@ -48,37 +50,6 @@ Nice=5
 WantedBy={target}
 """
 
-
-ANY = """\
-NoNewPrivileges=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallErrorNumber=EPERM
-UMask=0077
-"""
-"""What also a user's own service manager, without any privilege, can do."""
-
-SYSTEM = """\
-StateDirectory={name}
-CapabilityBoundingSet=
-ProtectSystem=strict
-ProtectHome=read-only
-PrivateTmp=yes
-PrivateDevices=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
-ProtectProc=invisible
-RemoveIPC=yes
-"""
 LOOPBACK = "IPAddressDeny=any\nIPAddressAllow=localhost\n"
 
 
@@ -108,48 +79,28 @@ class Unit:
     @property
     def path(self) -> Path:
         """Where systemd looks for it."""
-        if self.system:
-            return Path("/etc/systemd/system") / f"{self.name}.service"
-        import platformdirs
-
-        return Path(platformdirs.user_config_dir("systemd")) / "user" / f"{self.name}.service"
+        return place(self.name, system=self.system)
 
     def text(self) -> str:
         """The unit file."""
-        user, shut = "", ANY
+        user, shut = "", SHUT_IN
         if self.system:
             who = f"User={self.user}" if self.user else "DynamicUser=yes"
             user = f"{who}\nEnvironment=RIG_HOME=%S/{self.name}\n"
-            shut += SYSTEM.format(name=self.name) + (LOOPBACK if self.loopback else "")
+            shut += f"StateDirectory={self.name}\n{SHUT_IN_SYSTEM}" + (
+                LOOPBACK if self.loopback else ""
+            )
         if self.key_file:
-            user += f"LoadCredential=api-key:{_escaped(str(self.key_file))}\n"
+            user += f"LoadCredential=api-key:{path_in_unit(str(self.key_file))}\n"
         if "--mlock" in self.command:
             user += "LimitMEMLOCK=infinity\n"
         return UNIT.format(
             name=self.name,
             title=self.title.replace("%", "%%"),
             command=" ".join(quoted(word) for word in self.command),
-            folder=_escaped(str(self.folder)),
+            folder=path_in_unit(str(self.folder)),
             user=user,
             memory=-(-self.memory // 2**20),
             shut=shut,
             target="multi-user.target" if self.system else "default.target",
         ).replace("\n\n\n", "\n\n")
-
-
-def quoted(word: str) -> str:
-    r"""One word of a command line as systemd reads it (systemd.service(5), COMMAND LINES).
-
-    `%d` is left alone: there systemd puts in the folder of credentials.
-
-    >>> print(quoted("--port"), quoted("my model.gguf"), quoted("100%$x"), quoted("%d/api-key"))
-    --port "my model.gguf" 100%%$$x %d/api-key
-    """
-    if word.startswith("%d/"):
-        return word
-    word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    return f'"{word}"' if not word or set(word) & set(" \t'\";") else word
-
-
-def _escaped(path: str) -> str:
-    return path.replace("%", "%%")

@@ -29,10 +29,11 @@ from rig import notify, places, starter
 from rig.client import Client
 from rig.errors import RigError
 from rig.speech import TAUGHT
+from rig.systemd import quoted
 from serve import ask, bench, calls, header
 from serve.screen import Screen
 from serve.talk import Left, Talk
-from serve.unit import Unit, quoted
+from serve.unit import Unit
 
 RIG = [sys.executable, "-P", "-m", "rig"]
 

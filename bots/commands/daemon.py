@@ -82,6 +82,7 @@ def install(system: bool, account: str | None, only_print: bool) -> None:
     from pathlib import Path
 
     from bots import settings, unit
+    from rig import systemd
 
     found = settings.read()
     names = sorted({outlet for bot in found.bots.values() for outlet in bot.outlets})
@@ -90,11 +91,11 @@ def install(system: bool, account: str | None, only_print: bool) -> None:
     if only_print:
         click.echo(text, nl=False)
         return
-    for line in unit.install(text, system=system):
-        click.echo(line, err=True)
-    click.echo(
-        f"{unit.place(system=system)} is installed and runs; `rig daemon status` asks it how it is."
-    )
+    systemd.install(unit.NAME, text, system=system)
+    if not system:
+        click.echo("`loginctl enable-linger` keeps it running while you are logged out.", err=True)
+    path = systemd.place(unit.NAME, system=system)
+    click.echo(f"{path} is installed and runs; `rig daemon status` asks it how it is.")
 
 
 @daemon.command()
@@ -102,6 +103,8 @@ def install(system: bool, account: str | None, only_print: bool) -> None:
 def uninstall(system: bool) -> None:
     """Stop the service and remove its unit; the ledger and the credentials stay."""
     from bots import unit
+    from rig import systemd
 
-    there = unit.uninstall(system=system)
-    click.echo(f"{unit.place(system=system)} {'is removed' if there else 'was not there'}.")
+    there = systemd.uninstall(unit.NAME, system=system)
+    path = systemd.place(unit.NAME, system=system)
+    click.echo(f"{path} {'is removed' if there else 'was not there'}.")
