@@ -129,11 +129,13 @@ def test_a_full_disk_is_seen_before_the_half_written_makes_room_again(
         with checkpoints.landing(tmp_path, "checkpoint-5"):
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 8")
 
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", usage)
+    monkeypatch.setattr("train.checkpoints.shutil.disk_usage", usage)
     with pytest.raises(RigError, match="The disk is full: checkpoint-5"):
         write()
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: real._replace(free=2**30))
+    monkeypatch.setattr(
+        "train.checkpoints.shutil.disk_usage", lambda folder: real._replace(free=2**30)
+    )
     with pytest.raises(RuntimeError, match="enforce fail"):
         write()
 

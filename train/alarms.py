@@ -274,7 +274,7 @@ def replay(rows: Iterable[Mapping[str, Any]], **limits: Any) -> list[Alarm]:
 
 def _is_nan(value: Any) -> bool:
     """Whether the figure is not a number, as a float or in the words of log.jsonl."""
-    return value != value or value == "nan"
+    return bool(value != value or value == "nan")
 
 
 def _number(row: Mapping[str, Any], key: str) -> float | None:

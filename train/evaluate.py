@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.errors import RigError
+from rig.runs import Run
 from rig.speech import Speech
 from rig.writing import write_text
 from train import answers, statistics
@@ -200,6 +201,12 @@ def _passes(
 
 # ----------------------------------------------------------------------------------------------------------
 # Rows on disk, so that a later label can be compared with an earlier one
+
+
+def keep(run: Run, label: str, verdict: Verdict, *, model: str, problems: dict[str, Any]) -> None:
+    """Keep rows and figures of `label` in the run folder, with which model was asked which problems."""
+    write_rows(run.path / "eval" / f"{label}.jsonl", verdict.rows)
+    run.note(eval={label: verdict.figures | {"model": model, "problems": problems}})
 
 
 def write_rows(path: Path, rows: Sequence[Judged]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def run_labels(
         off = label == "before" and "after" in labels
         with loaded.disable_adapter() if off else contextlib.nullcontext():
             found[label], shown[label] = _judge(local, exam, label, tell)
-        _keep(run, label, found[label], exam, model.name)
+        evaluate.keep(run, label, found[label], model=model.name, problems=exam.facts())
     if labels == ["after"]:
         found = _earlier(run, ("before",), "after", exam) | found
     return result(exam, found, shown, run)
@@ -105,7 +104,8 @@ def served_label(
     verdict, shown = _judge(server, exam, label, tell)
     found = {label: verdict}
     if run is not None:
-        _keep(run, label, verdict, exam, f"{server.name} at {server.client.url}")
+        asked = f"{server.name} at {server.client.url}"
+        evaluate.keep(run, label, verdict, model=asked, problems=exam.facts())
         found = _earlier(run, ("after", "before"), label, exam) | found
         if len(found) == 1:
             exam.notes.append(
@@ -191,13 +191,6 @@ def _side_by_side(rows: dict[str, list[Judged]], *, counted: bool) -> list[dict[
         }
         for at, one in enumerate(longest)
     ]
-
-
-def _keep(run: Run, label: str, verdict: Verdict, exam: Exam, model: str) -> None:
-    path = run.path / "eval" / f"{label}.jsonl"
-    evaluate.write_rows(path, verdict.rows)
-    kept = verdict.figures | {"model": model, "problems": exam.facts()}
-    run.note(eval={label: json.loads(json.dumps(kept))})
 
 
 def _earlier(run: Run, names: tuple[str, ...], label: str, exam: Exam) -> dict[str, Verdict]:

@@ -7,7 +7,6 @@ kept on disk is what `rig eval` keeps, so both can be compared.
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ from rig.runs import Run
 from train import checkpoints, evaluate, log
 from train.answering import Local, Sampling
 from train.data import Data
+from train.exam import Exam
 from train.recipe import Recipe
 
 BEST = "best"
@@ -34,15 +34,10 @@ class HeldOut:
     ) -> None:
         chosen = replace(problems, held_out=problems.held_out[: recipe.evaluation.problems])
         self.rows = chosen.held_out
-        self._facts = {
-            "source": recipe.data.source,
-            "n": len(self.rows),
-            "seed": recipe.data.seed,
-            "fingerprint": chosen.fingerprint,
-        }
+        self._sampling = Sampling(max_tokens=recipe.grpo.max_completion_length)
+        self._exam = Exam(recipe, self.rows, chosen.fingerprint, self._sampling, 0, [])
         self._run, self._recipe = run, recipe
         self._model, self._tokenizer = model, tokenizer
-        self._sampling = Sampling(max_tokens=recipe.grpo.max_completion_length)
         self._best, self._since_best = -1.0, 0
         for row in log.read(run.path / log.LOG):
             if "held_out" in row and row["step"] <= done:
@@ -54,10 +49,10 @@ class HeldOut:
             local = self._local()
             verdict = self._verdict(local)
             besides = evaluate.extras(local, self._recipe.speech.speech(), self._sampling)
-        evaluate.write_rows(self._run.path / "eval" / f"{label}.jsonl", verdict.rows)
-        kept = verdict.figures | {"model": self._recipe.model.name, "problems": self._facts}
-        said = {one.question: one.text for one in besides}
-        self._run.note(eval={label: json.loads(json.dumps(kept))}, extras={label: said})
+        evaluate.keep(
+            self._run, label, verdict, model=self._recipe.model.name, problems=self._exam.facts()
+        )
+        self._run.note(extras={label: {one.question: one.text for one in besides}})
         return verdict.figures
 
     def change(self) -> dict[str, Any] | None:
