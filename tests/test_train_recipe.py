@@ -108,6 +108,11 @@ def test_a_mistake_is_one_sentence_with_the_way_out(mine: str, setting: str, sai
     assert "\n" not in error.value.message
 
 
+def test_a_runs_own_recipe_that_is_damaged_is_named() -> None:
+    with pytest.raises(click.UsageError, match=r"runs/x/recipe.toml is damaged .*: restore it"):
+        recipes.parse("x = [", "runs/x/recipe.toml")
+
+
 def test_set_takes_toml_values_and_bare_words(mine: str) -> None:
     found = recipes.load(
         mine,

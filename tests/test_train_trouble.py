@@ -304,6 +304,8 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
         (["embeded-arithmetic"], "did you mean 'embedded-arithmetic'"),
         (["embedded-arithmetic", "--resume", "x"], "leave RECIPE out"),
         (["--resume", "nosuch"], "is not a run folder"),
+        (["embedded-arithmetic", "--name", "../up"], "give a name, not a path"),
+        (["embedded-arithmetic", "--name", ".."], "give a name, not a path"),
         (["embedded-arithmetic", "--gpus", "2"], "needs CUDA cards"),
     ],
 )

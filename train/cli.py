@@ -67,6 +67,10 @@ def train(
 
         click.echo(plans.show(plans.make(resolved, cards=gpus), recipe, as_json=as_json))
         return
+    if name and (Path(name).name != name or name.startswith(".")):
+        raise click.UsageError(
+            f"--name {name}: give a name, not a path; the run goes to runs/NAME."
+        )
     folder = Path("runs") / (name or free_name(Path(recipe).stem))
     report(running.start(resolved, folder, gpus=gpus), as_json)
 

@@ -284,7 +284,8 @@ def _sampler(
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return what chooses the next token, (batch,), from the tokens so far and (batch, vocabulary) logits."""
     config = copy.copy(config)
-    config._eos_token_tensor = ends  # as `generate` sets it; without it a least length is ignored
+    # as `generate` sets it; without it a least length is ignored
+    config._eos_token_tensor = ends if config.eos_token_id is not None else None
     processors = model._get_logits_processor(
         generation_config=config, input_ids_seq_length=prompt, device=ends.device
     )

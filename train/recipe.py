@@ -315,7 +315,10 @@ def load(name: str, settings: Iterable[str] = ()) -> Recipe:
 
 def parse(text: str, where: str, settings: Iterable[str] = ()) -> Recipe:
     """The same from text that `to_toml` wrote."""
-    values = tomllib.loads(text)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise WrongUse(f"{where} is damaged ({error}): restore it, or train again.") from error
     for setting in settings:
         _set(values, setting)
     return validated(Recipe, values, where)
