@@ -16,6 +16,9 @@ STARVED = 0.9
 """Share of the possible processor time below which fewer threads are tried."""
 GAIN = 0.95
 """Share of the former time per step that a change must reach to be kept."""
+WORSE, LONG = 1.3, 0.1
+"""A trial ends with the first step of so many seconds (LONG) that took so much more time (WORSE): a prompt is
+read in a few steps of a second each, and a blip must not cost the whole of it."""
 TRIAL_STEPS = 4
 FIRST_PAUSE, LAST_PAUSE = 0.5, 60.0
 """Seconds between two trials: doubled after each one that changed nothing."""
@@ -52,7 +55,7 @@ class Threads:
         if self._most == 1 or not usual or seconds <= 0:
             return False
         if self._trial is not None:
-            return self._go_on(seconds / usual)
+            return self._go_on(seconds, seconds / usual)
         share = processor / (seconds * self.now)
         weight = min(1.0, seconds / 0.1)  # about the last tenth of a second counts
         self._share += weight * (share - self._share)
@@ -68,16 +71,20 @@ class Threads:
         self._trial, self._steps, self._cost = trial, 0, 0.0
         self._apply(trial)
 
-    def _go_on(self, cost: float) -> bool:
+    def _go_on(self, seconds: float, cost: float) -> bool:
         self._steps += 1
+        if seconds >= LONG and cost > WORSE:
+            return self._decide(False)
         if self._steps == 1:
             return False  # the first one also pays for making or stopping a thread
         self._cost += cost
         if self._steps <= TRIAL_STEPS:
             return False
+        return self._decide(self._cost / TRIAL_STEPS < GAIN)
+
+    def _decide(self, kept: bool) -> bool:
         trial, self._trial = self._trial, None
         assert trial is not None
-        kept = self._cost / TRIAL_STEPS < GAIN
         self._pause = FIRST_PAUSE if kept else min(2 * self._pause, LAST_PAUSE)
         self._next = self._clock() + self._pause
         if kept:

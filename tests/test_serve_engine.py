@@ -601,6 +601,14 @@ def test_threads_give_way_while_another_program_runs_and_come_back() -> None:
     assert box.threads.now == 4
 
 
+def test_a_blip_costs_one_long_step_and_not_a_whole_prompt() -> None:
+    box = Box(2)
+    box.cost, box.share = {2: 1.0, 1: 2.0}, {2: 0.85, 1: 1.0}
+    box.run(6)
+    assert (box.threads.now, box.n, box.threads.trying) == (2, 2, False)
+    assert box.now == 6.0, "two trials of one step of two seconds, two steps of one"
+
+
 def test_trials_that_change_nothing_become_rare() -> None:
     box = Box(2)
     box.cost, box.share = {2: 0.02, 1: 0.02}, {2: 0.5, 1: 1.0}
