@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import pytest
@@ -75,6 +76,15 @@ def test_a_table_of_all_logits_costs_what_the_trial_took() -> None:
     trial = Measured("rig", 72, 24, 209, 18, TRIAL)
     assert trial.predicted() == pytest.approx(trial.gib, rel=0.10)
     assert trial._replace(chunked=True).predicted() < 0.75 * trial.predicted()
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_what_a_recipe_says_it_takes_is_what_the_plan_says(name: str) -> None:
+    said = re.findall(r"([0-9.]+) GiB at the very most", recipes.find(name).read_text("utf-8"))
+    if name == "embedded-arithmetic":
+        assert said == []
+    else:
+        assert [float(gib) for gib in said] == [plan_of(recipe=name)["peak_gib"]]
 
 
 def plan_of(*settings: str, recipe: str = "llama-3.1-8b-gsm8k-12gb") -> dict[str, Any]:

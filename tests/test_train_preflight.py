@@ -34,7 +34,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 class Trainer:
     """Generates up to `generates` completions at once, learns from `learns`, notes what it was asked."""
 
-    def __init__(self, *, generates: int = 999, learns: int = 999, **args: Any) -> None:
+    def __init__(
+        self, *, generates: int = 999, learns: int = 999, processes: int = 1, **args: Any
+    ) -> None:
         self.generates, self.learns = generates, learns
         given = {"per_device_train_batch_size": 8, "steps_per_generation": 3,
                  "gradient_accumulation_steps": 3, "gradient_checkpointing": True}  # fmt: skip
@@ -43,7 +45,9 @@ class Trainer:
         self.generation_config = SimpleNamespace(min_new_tokens=None)
         self.use_liger_kernel = True
         self.model = self.model_wrapped = torch.nn.Linear(1, 1)
-        self.accelerator = SimpleNamespace(backward=lambda loss: loss.backward())
+        self.accelerator = SimpleNamespace(
+            backward=lambda loss: loss.backward(), num_processes=processes
+        )
         self.state = SimpleNamespace(num_input_tokens_seen=7)
         self._buffered_inputs: Any = "stale"
         self._step = 5
@@ -97,8 +101,21 @@ def test_what_fits_is_measured_and_leaves_no_trace() -> None:
         (Trainer(learns=1), "1 fit: --set schedule.micro_batch=1"),
         (Trainer(learns=0), "--set grpo.max_completion_length=192"),
         (Trainer(learns=0, gradient_checkpointing=False), "schedule.gradient_checkpointing=true"),
-        (Trainer(generates=13), "12 fit: --set schedule.prompts_per_step=2"),
-        (Trainer(generates=4), "3 fit: --set grpo.num_generations=3"),
+        (
+            Trainer(learns=6, per_device_train_batch_size=7, gradient_accumulation_steps=5),
+            "3 fit: --set schedule.micro_batch=1",  # what divides the 35 of a step
+        ),
+        (
+            Trainer(generates=13),
+            "12 fit: --set schedule.prompts_per_step=2 --set schedule.steps_per_batch=1 "
+            "--set schedule.micro_batch=6",
+        ),
+        (Trainer(generates=13, processes=2), "schedule.prompts_per_step=4"),
+        (
+            Trainer(generates=4),
+            "3 fit: --set grpo.num_generations=3 --set schedule.prompts_per_step=1 "
+            "--set schedule.steps_per_batch=1 --set schedule.micro_batch=3",
+        ),
         (Trainer(generates=1), "Not even 2 fit: --set grpo.max_completion_length=192"),
     ],
 )

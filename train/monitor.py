@@ -56,7 +56,6 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         self.stopped: Alarm | None = None
         self.early: str | None = None
         """Why the run ended before `max_steps` with success."""
-        self.sounded: list[Alarm] = []
         self.interrupted = False
         self.step = 0
         self.before_training: Callable[[], None] | None = None
@@ -138,7 +137,6 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
                 self._samples.write(sample)
 
     def _sound(self, alarm: Alarm, control: Any) -> None:
-        self.sounded.append(alarm)
         if self._log is not None:
             self._log.write(alarm.row())
         self.progress.say(f"! step {alarm.step}: {alarm.sentence}", "yellow")

@@ -15,6 +15,7 @@ from typing import Any
 from rig.errors import RigError
 from train import check_rewards
 from train.heldout import unmoved
+from train.recipe import dividing
 
 LOOK = 8
 """Prompts of the first look."""
@@ -213,7 +214,8 @@ def _too_much_learnt(trainer: Any, inputs: Any) -> str:
             fits //= 2
     problem = f"Out of memory while learning from {size} completions at once on {_card()}."
     if fits:
-        return f"{problem} {fits} fit: --set schedule.micro_batch={fits} (the result is the same)."
+        micro = dividing(size * trainer.args.gradient_accumulation_steps, fits)
+        return f"{problem} {fits} fit: --set schedule.micro_batch={micro} (the result is the same)."
     if not trainer.args.gradient_checkpointing:
         return f"{problem} Not even 1 fits: --set schedule.gradient_checkpointing=true."
     if not trainer.use_liger_kernel:
@@ -236,17 +238,16 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
         except torch.OutOfMemoryError:
             fits //= 2
     problem = f"Out of memory while generating {len(batch)} completions at once on {_card()}."
-    prompts = fits // trainer.num_generations
-    if prompts:
-        return (
-            f"{problem} {fits} fit: --set schedule.prompts_per_step={prompts} "
-            "--set schedule.steps_per_batch=1."
-        )
-    if fits >= 2:
-        return (
-            f"{problem} {fits} fit: --set grpo.num_generations={fits} "
-            "--set schedule.prompts_per_step=1 --set schedule.steps_per_batch=1."
-        )
+    group = trainer.num_generations if fits >= trainer.num_generations else fits
+    if group >= 2:
+        prompts = fits // group
+        knobs = {"grpo.num_generations": group} if group < trainer.num_generations else {}
+        knobs["schedule.prompts_per_step"] = prompts * trainer.accelerator.num_processes
+        knobs["schedule.steps_per_batch"] = 1
+        micro = trainer.args.per_device_train_batch_size
+        if (fitting := dividing(prompts * group, micro)) != micro:
+            knobs["schedule.micro_batch"] = fitting
+        return f"{problem} {fits} fit: {' '.join(f'--set {k}={v}' for k, v in knobs.items())}"
     half = trainer.max_completion_length // 2
     return f"{problem} Not even 2 fit: --set grpo.max_completion_length={half}."
 

@@ -272,7 +272,7 @@ class Recipe(Frozen):
     def _whole_portions(self) -> Recipe:
         step = self.schedule.prompts_per_step * self.grpo.num_generations
         if step % self.schedule.micro_batch:
-            fitting = max(n for n in range(1, self.schedule.micro_batch + 1) if step % n == 0)
+            fitting = dividing(step, self.schedule.micro_batch)
             raise ValueError(
                 f"one step has {step} completions ({self.schedule.prompts_per_step} prompts x "
                 f"{self.grpo.num_generations}), which schedule.micro_batch = "
@@ -284,6 +284,15 @@ class Recipe(Frozen):
         if all(reward.weight == 0 for reward in self.rewards):
             raise ValueError("all rewards weigh 0, so nothing can be learnt: give one a weight")
         return self
+
+
+def dividing(total: int, most: int) -> int:
+    """The largest number up to `most` that divides `total`.
+
+    >>> dividing(36, 8), dividing(7, 3)
+    (6, 1)
+    """
+    return max(n for n in range(1, min(most, total) + 1) if total % n == 0)
 
 
 def names() -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.errors import WrongUse, nearest
-from train.recipe import Recipe
+from train.recipe import Recipe, dividing
 
 OWNED = {
     "output_dir", "run_name", "max_steps", "num_train_epochs", "per_device_train_batch_size",
@@ -53,9 +53,8 @@ LEFT = {
 
 @dataclass(frozen=True)
 class Portions:
-    """One optimiser step in numbers; `cards` processes share it, so the effective batch stays."""
+    """One optimiser step in numbers; however many cards share it, the effective batch stays."""
 
-    cards: int
     micro_batch: int
     """Completions through the model at once, on each card."""
     accumulation: int
@@ -77,10 +76,9 @@ class Portions:
                 f"set schedule.prompts_per_step to a multiple of {cards}."
             )
         share = completions // cards
-        micro = max(n for n in range(1, min(schedule.micro_batch, share) + 1) if share % n == 0)
+        micro = dividing(share, schedule.micro_batch)
         batches = rows // (schedule.prompts_per_step * schedule.steps_per_batch)
         return cls(
-            cards=cards,
             micro_batch=micro,
             accumulation=share // micro,
             completions=completions,

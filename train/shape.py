@@ -40,7 +40,6 @@ class Linear:
 class Shape:
     """The numbers of one model that memory and trainable parameters follow from."""
 
-    family: str
     hidden: int
     layers: int
     intermediate: int
@@ -153,7 +152,6 @@ def _of_family(config: dict[str, Any]) -> Shape:
     if family == "qwen3":
         small += layers * 2 * width  # norms of queries and keys
     return Shape(
-        family=family,
         hidden=hidden,
         layers=layers,
         intermediate=inner,
@@ -197,7 +195,6 @@ def _of_meta(config: dict[str, Any], folder: Path | None) -> Shape:
     kv_heads = getattr(full, "num_key_value_heads", None) or heads
     width = getattr(full, "head_dim", None) or full.hidden_size // heads
     return Shape(
-        family=family,
         hidden=full.hidden_size,
         layers=full.num_hidden_layers,
         intermediate=getattr(full, "intermediate_size", None) or 4 * full.hidden_size,
