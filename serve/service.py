@@ -167,8 +167,8 @@ def make(
     stat = path.stat()
     family = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     host = EngineHost(settings, family)
-    known = {"name": name, "fingerprint": header.fingerprint(path), "parallel": settings.parallel}
-    made = App(host, AppSettings(**known, **app), idle)
+    mark, parallel = header.fingerprint(path), settings.parallel
+    made = App(host, AppSettings(name=name, fingerprint=mark, parallel=parallel, **app), idle)
     return Service(model, address, host, made, made.settings.api_key)
 
 
