@@ -31,7 +31,8 @@ def ours(model: Path, threads: int) -> tuple[float, float]:
         "area": 2**28, "try_threads": [threads], "try_batch": [], "try_sequences": [], "try_cache": [],
     }  # fmt: skip
     words = [sys.executable, "-P", "-m", "serve.measure", json.dumps(plan)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as `rig bench` does
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     row = next(row for row in found if row.get("axis") == "threads")
     return row["prefill"], row["decode"]

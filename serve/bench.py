@@ -180,7 +180,7 @@ def _run(plan: Report, told: Callable[[str], None]) -> list[Report]:
     """Run the plan in a process of its own and collect what it finds."""
     words = [sys.executable, "-P", "-m", "serve.measure", json.dumps(plan)]
     findings = []
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    environment = {**boxes.environment(), "GGML_NO_BACKTRACE": "1"}
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:

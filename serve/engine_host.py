@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.errors import RigError
+from serve import box
 
 PROGRAM: tuple[str, ...] = ("-m", "serve.engine_process")
 """What Python runs as the engine."""
@@ -245,6 +246,7 @@ class EngineHost:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
+            env=box.environment(),
         )
         assert process.stdout is not None
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -21,6 +22,14 @@ from rig.errors import RigError, WrongUse
 from serve import box, fit, header
 
 GIB = 2**30
+
+
+def huge_pages() -> bool:
+    """Whether the C library can ask for huge pages and the kernel gives them."""
+    name, version = platform.libc_ver()
+    says = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    new = name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
+    return new and says.exists() and "[never]" not in says.read_text()
 
 
 def lay_out(root: Path, files: dict[str, str]) -> Path:
@@ -233,6 +242,42 @@ def test_this_very_box_is_looked_at() -> None:
     assert 1 <= found.threads <= (os.cpu_count() or 1)
     assert 0 < found.free <= found.memory
     assert str(found.threads) in found.sentence()
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.arena_max=2", "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),  # somebody has decided
+    ],
+)
+def test_a_process_with_a_model_asks_for_huge_pages(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if before is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", before)
+    assert box.environment() == {**os.environ, "GLIBC_TUNABLES": expected}
+
+
+@pytest.mark.skipif(not huge_pages(), reason="needs glibc 2.35 and a kernel that gives huge pages")
+def test_the_kernel_gives_them() -> None:
+    """64 MiB taken and filled as llama.cpp takes its weights: how much of it lies in huge pages."""
+    probe = (
+        "import ctypes; n = 64 << 20; at = ctypes.c_void_p(); libc = ctypes.CDLL(None); "
+        "libc.posix_memalign(ctypes.byref(at), 64, n); ctypes.memset(at, 1, n); "
+        "print(open('/proc/self/smaps_rollup').read())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        env=box.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (row,) = (row for row in done.stdout.splitlines() if row.startswith("AnonHugePages"))
+    assert int(row.split()[1]) >= 32 << 10, row
 
 
 def test_a_narrower_affinity_is_seen_by_a_real_process() -> None:
