@@ -1,15 +1,18 @@
 """A PEFT LoRA adapter as what it does to each tensor of its base, in float32, one range of rows at a time.
 
-Done: any rank and alpha (patterns too), rsLoRA, DoRA on linear layers, LoRA on embeddings, biases,
-modules saved whole. What would need more than a row's own data, or the base that the adapter itself
-changed, is refused by name before anything is written.
+Its matrices are read when their tensor's turn comes, so that memory does not grow with the adapter. Done:
+any rank and alpha (patterns too), rsLoRA, DoRA on linear layers, LoRA on embeddings, biases, modules saved
+whole. What would need more than a row's own data, or the base that the adapter itself changed, is refused
+by name before anything is written.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,12 @@ import numpy as np
 
 from export.ggml import Floats
 from export.vocabulary import read_json
-from export.weights import Reader, Tensor, file_weights, refuse_odd_types
+from export.weights import Tensor, file_weights, numbers, refuse_odd_types
 from rig.errors import RigError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+KEPT = 8
+"""Matrices kept in memory: those of the tensors that the threads are at, and some."""
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that also change the base's own weights, which the adapter alone does not hold."""
 REFUSED = {
@@ -44,10 +49,12 @@ class Change:
 
     whole: Tensor | None = None
     """Saved in full: takes the base's place."""
-    down: Floats | None = None
+    a: Tensor | None = None
     """LoRA's A: [rank, columns] for a linear layer; [rank, rows] for an embedding."""
-    up: Floats | None = None
+    b: Tensor | None = None
     """LoRA's B: [rows, rank] for a linear layer; [columns, rank] for an embedding."""
+    read: Callable[[Tensor], Floats] = numbers
+    """Gives the numbers of A and B; keeps those that were asked for last."""
     scale: float = 1.0
     embedding: bool = False
     magnitude: Floats | None = None
@@ -57,10 +64,10 @@ class Change:
 
     def apply(self, rows: Floats, first: int) -> None:
         """Change `rows` (float32, those from `first` on) in place."""
-        if self.down is not None and self.up is not None:
+        if self.a is not None and self.b is not None:
             here = slice(first, first + len(rows))
-            down = self.down[:, here] if self.embedding else self.down
-            delta = down.T @ self.up.T if self.embedding else self.up[here] @ down
+            down, up = self.read(self.a), self.read(self.b)
+            delta = down[:, here].T @ up.T if self.embedding else up[here] @ down
             if self.scale != 1.0:
                 delta *= np.float32(self.scale)
             rows += delta
@@ -73,7 +80,7 @@ class Change:
     @property
     def rank(self) -> int:
         """Rank of the LoRA product; 0 where there is none."""
-        return 0 if self.down is None else len(self.down)
+        return 0 if self.a is None else self.a.shape[0]
 
 
 @dataclass
@@ -99,11 +106,12 @@ def load(folder: Path) -> Adapter:
     tensors = file_weights(weights)
     refuse_odd_types(tensors, folder)
     adapter = Adapter(folder, str(config.get("base_model_name_or_path") or ""))
-    with Reader() as reader:
-        for name in sorted(tensors):
-            _add(adapter, config, name, tensors[name], reader)
+    for name in sorted(tensors):
+        _add(adapter, config, name, tensors[name])
+    read = lru_cache(KEPT)(numbers)
     for name, change in adapter.changes.items():
-        if (change.down is None) != (change.up is None):
+        change.read = read
+        if (change.a is None) != (change.b is None):
             raise RigError(f"{weights} is damaged: half of the LoRA pair for {name} is missing.")
     if not adapter.changes:
         raise RigError(f"{weights} changes nothing: it holds no LoRA weights.")
@@ -140,10 +148,10 @@ def fit(adapter: Adapter, base: dict[str, Tensor], *, tied: bool) -> dict[str, T
 def _wanted(change: Change, target: Tensor) -> str | None:
     """The shape a change is made for, when that is not the target's."""
     rows, columns = target.shape[0], target.columns
-    if change.down is not None and change.up is not None:
-        made = (len(change.up), change.down.shape[1])
+    if change.a is not None and change.b is not None:
+        made = (change.b.shape[0], change.a.columns)
         made = made[::-1] if change.embedding else made
-        if made != (rows, columns) or change.down.shape[0] != change.up.shape[1]:
+        if made != (rows, columns) or change.a.shape[0] != change.b.columns:
             return f"{made[0]}x{made[1]}"
     for vector in (change.magnitude, change.bias):
         if vector is not None and vector.size != rows:
@@ -170,9 +178,7 @@ def _refuse(config: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _add(
-    adapter: Adapter, config: dict[str, Any], name: str, tensor: Tensor, reader: Reader
-) -> None:
+def _add(adapter: Adapter, config: dict[str, Any], name: str, tensor: Tensor) -> None:
     path = name.removeprefix("base_model.model.").replace("language_model.", "")
     path = path.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
     match = re.fullmatch(
@@ -186,22 +192,20 @@ def _add(
     module, part, suffix = match[1], match[2], match[3]
     change = adapter.changes.setdefault(f"{module}.weight", Change())
     change.scale = scale(config, module)
-    values = reader.whole(tensor)
     if suffix == ".bias":
         if part != "lora_B":
             raise RigError(f"{adapter.folder} has a bias that PEFT does not know: {name}.")
-        adapter.changes.setdefault(f"{module}.bias", Change()).bias = values * np.float32(
-            change.scale
-        )
+        bias = numbers(tensor) * np.float32(change.scale)
+        adapter.changes.setdefault(f"{module}.bias", Change()).bias = bias
         return
     if part == "lora_magnitude_vector":
         if change.embedding or "embed_tokens" in module:
             raise RigError(f"{adapter.folder} uses DoRA on embeddings: merge it with PEFT.")
-        change.magnitude = values.reshape(-1)
+        change.magnitude = numbers(tensor).reshape(-1)
     elif part.endswith("A"):
-        change.down, change.embedding = values, "embedding" in part
+        change.a, change.embedding = tensor, "embedding" in part
     else:
-        change.up, change.embedding = values, "embedding" in part
+        change.b, change.embedding = tensor, "embedding" in part
 
 
 def scale(config: dict[str, Any], module: str) -> float:

@@ -15,15 +15,13 @@ from pathlib import Path
 
 from export import chat, check_numbers, check_words
 from export.check_words import word
-from export.llama import Loaded
+from export.llama import Loaded, useful_threads
 from export.quantised import Plan
 from export.report import Report
 
 QUESTIONS = 5
 REPLY = 256
 """Tokens an answer may have where the recipe does not say."""
-SMALL = 100_000_000
-"""Weights below which one thread is faster: so little work is done before threads have met."""
 ASKED = (
     "Mia has 17 apples. She buys 25 more apples. How many apples does Mia have now?",
     "A train leaves at 9 and arrives at 14. How many hours does it take?",
@@ -42,7 +40,7 @@ def check(
 ) -> Report:
     """Check `files`; `reference` is a 16-bit file of the same plan (None: no comparison with 16 bit)."""
     started, report = time.monotonic(), Report(tell)
-    threads = 1 if plan.passing.parameters < SMALL else threads
+    threads = useful_threads(threads, plan.passing.parameters)
     prompts, samples = _questions(plan, report)
     texts = check_words.sample_texts()
     cut = [*texts, *samples, *prompts]

@@ -114,7 +114,7 @@ class _Cursor:
         return None
 
 
-class Writer(GGUFWriter):
+class Writer(GGUFWriter):  # type: ignore[misc]
     """The package's writer, which packs long lists of texts and numbers at once; the bytes are the same."""
 
     def _pack_val(

@@ -21,6 +21,9 @@ from rig.errors import RigError
 BATCH = 256
 """Tokens computed at once, and so the most distributions held at once."""
 
+SMALL = 100_000_000
+"""Weights below which one thread is faster: so little work is done before threads have met."""
+
 _said: list[str] = []
 
 
@@ -29,6 +32,11 @@ def _hear(level: int, text: bytes, data: ctypes.c_void_p) -> None:
     """Keep the last lines instead of printing them; they explain a failure."""
     _said.append(text.decode("utf-8", "replace"))
     del _said[:-20]
+
+
+def useful_threads(threads: int, weights: int) -> int:
+    """Of `threads`, as many as make a model of `weights` numbers compute faster."""
+    return 1 if weights < SMALL else threads
 
 
 class Loaded:

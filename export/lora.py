@@ -1,7 +1,7 @@
 """The adapter alone, as a GGUF LoRA that llama.cpp adds to a base at run time (`--lora FILE`).
 
-Same names, order and numbers as llama.cpp's `convert_lora_to_gguf.py`, except that a scale which differs
-between modules (rank and alpha patterns, rsLoRA) is worked into B, because the format knows only one alpha.
+Same names and bytes as llama.cpp's `convert_lora_to_gguf.py`, except that a scale which differs between
+modules (rank and alpha patterns, rsLoRA) is worked into B, because the format knows only one alpha.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def _pair(part: Part, change: adapters.Change, alpha: float, tied: bool) -> tupl
         change.whole is not None
         or change.magnitude is not None
         or change.bias is not None
-        or change.down is None
-        or change.up is None
+        or change.a is None
+        or change.b is None
     ):
         raise RigError(
             f"A GGUF adapter holds only LoRA pairs, and this one changes {part.source} in another way "
@@ -72,7 +72,7 @@ def _pair(part: Part, change: adapters.Change, alpha: float, tied: bool) -> tupl
             f"The base uses one table for input and output, and the adapter changes {part.source} alone: "
             f"llama.cpp cannot add that at run time; use --gguf, which works it into the model."
         )
-    down, up = change.down, change.up
+    down, up = change.read(change.a), change.read(change.b)
     if change.embedding:
         down = np.ascontiguousarray(down.T)
     elif part.heads:

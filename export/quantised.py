@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,11 +150,17 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def sweep(path: Path, age: float = 600.0) -> None:
+def sweep(path: Path, age: float) -> None:
     """Remove what a killed export left beside `path`: hidden parts untouched for `age` seconds."""
     for part in path.parent.glob(f".*{path.name}.*.part"):
-        if time.time() - part.stat().st_mtime >= age:
-            part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another export may just have finished it
+            last = max(one.stat().st_mtime for one in (part, *part.glob("*")))
+            if time.time() - last < age:
+                continue
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink()
 
 
 def _writer(plan: Plan, quant: str, path: Path) -> header.Writer:
@@ -172,7 +178,7 @@ def _untie(
     """Drop a head that is only the tied embeddings again; take the vocabulary that is really there."""
     table, head = tensors.get("model.embed_tokens.weight"), tensors.get("lm_head.weight")
     trained = {"model.embed_tokens.weight", "lm_head.weight"} & {
-        name for name, change in changes.items() if change.down is not None
+        name for name, change in changes.items() if change.a is not None
     }
     if model.tied and table and head and not trained and same(table, head):
         del tensors["lm_head.weight"]

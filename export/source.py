@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.adapter import CONFIG as ADAPTER_CONFIG
+from export.architecture import Model
 from export.vocabulary import read_json
 from rig import runs
 from rig.base import insist
@@ -153,6 +154,13 @@ def _download(model: str) -> Path:
             f"{model} is on the hub: pip install huggingface_hub, or give a folder."
         ) from None
     try:
+        folder = Path(snapshot_download(model, allow_patterns=["config.json"]))
+        if not (folder / "config.json").is_file():
+            raise RigError(
+                f"{model} on the hub has no config.json: it is no whole model; of an adapter, give the "
+                f"downloaded folder."
+            )
+        Model(read_json(folder / "config.json"), model)  # refused before gigabytes come for nothing
         return Path(snapshot_download(model, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError:
         raise RigError(

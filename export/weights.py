@@ -141,11 +141,13 @@ class Reader:
             done += got
         return self._raw[:size]
 
-    def whole(self, tensor: Tensor) -> ggml.Floats:
-        """A small tensor as float32, in its own shape."""
-        out = np.empty((math.prod(tensor.shape) // tensor.columns, tensor.columns), np.float32)
-        self.rows(tensor, 0, out)
-        return out.reshape(tensor.shape)
+
+def numbers(tensor: Tensor) -> ggml.Floats:
+    """All of a tensor as float32, in its own shape."""
+    out = np.empty((math.prod(tensor.shape) // tensor.columns, tensor.columns), np.float32)
+    with Reader() as reader:
+        reader.rows(tensor, 0, out)
+    return out.reshape(tensor.shape)
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,9 @@ class Work:
     ) -> None:
         """Write the GGUF files, check them, and leave a Modelfile beside them."""
         for path in outputs.values():
-            quantised.sweep(path, 0.0 if self.source.run else 600.0)
+            self._sweep(path)
         importance, keys = self._importance(matrix, next(iter(outputs.values())))
-        with self._reference(outputs) if check else nullcontext({}) as extra:
+        with self._reference(outputs if check else {}) as extra:
             targets = {**outputs, **extra}
             made = quantised.make(
                 self.plan, targets, importance=importance, keys=keys, threads=self.threads
@@ -86,7 +86,7 @@ class Work:
         """Check files that are there already, as (path, type)."""
         sixteen = [path for path, quant in files if quant in SIXTEEN]
         paths = [path for path, _ in files]
-        with nullcontext({}) if sixteen else self._reference({"": paths[0]}) as extra:
+        with self._reference({} if sixteen else {"": paths[0]}) as extra:
             if extra:
                 made = quantised.make(self.plan, extra, threads=self.threads)
                 sixteen = [one.path for one in made]
@@ -94,16 +94,22 @@ class Work:
 
     def lora(self, path: Path) -> None:
         """Write the adapter alone."""
+        self._sweep(path)
         self.result.adapter = lora.make(self.plan, path)
         if self.source.run is not None:
             self.source.run.note(lora=self._relative(self.result.adapter))
 
     def merge(self, folder: Path) -> None:
         """Write base and adapter as a model folder."""
+        self._sweep(folder)
         merged.make(self.plan, folder, threads=self.threads)
         self.result.merged = folder
         if self.source.run is not None:
             self.source.run.note(merged=os.path.relpath(folder, self.source.run.path))
+
+    def _sweep(self, path: Path) -> None:
+        """Remove what a killed export left of `path`; only a run, which is locked, has no other exporter."""
+        quantised.sweep(path, 0.0 if self.source.run else 600.0)
 
     def _check(self, files: Sequence[Path], sixteen: Sequence[Path]) -> None:
         from export.check import check
@@ -125,9 +131,12 @@ class Work:
         if imatrix.is_text(given):
             scratch = beside.parent / f".{beside.name}.imatrix.part"
             quantised.make(self.plan, {"Q8_0": scratch}, threads=self.threads, title="preparing")
+            from export.llama import useful_threads
+
+            threads = useful_threads(self.threads, self.plan.passing.parameters)
             try:
                 with stages(f"reading {given.name}") as tell:
-                    matrix = imatrix.compute(scratch, given, threads=self._busy(), tell=tell)
+                    matrix = imatrix.compute(scratch, given, threads=threads, tell=tell)
             finally:
                 scratch.unlink(missing_ok=True)
             given = beside.with_name(f"{self.source.name}.imatrix.gguf")
@@ -143,14 +152,12 @@ class Work:
             "quantize.imatrix.chunks_count": matrix.chunks,
         }
 
-    def _busy(self) -> int:
-        from export.check import SMALL
-
-        return 1 if self.plan.passing.parameters < SMALL else self.threads
-
     @contextmanager
     def _reference(self, outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-        """A 16-bit file to hold the others against, gone afterwards; none where the disk has no room."""
+        """A 16-bit file to hold `outputs` against, gone afterwards; none where the disk has no room."""
+        if not outputs:
+            yield {}
+            return
         beside = next(iter(outputs.values()))
         work = self.plan.passing
         needed = sum(

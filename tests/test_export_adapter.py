@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -112,16 +113,28 @@ def test_the_first_matching_pattern_decides_as_in_peft() -> None:
     assert adapters.scale({**config, "use_rslora": True}, "x.k_proj") == pytest.approx(16 / 8**0.5)
 
 
-def test_rows_change_alike_however_they_are_cut() -> None:
-    rng = np.random.default_rng(0)
-    up, down = (rng.standard_normal(s).astype(np.float32) for s in ((12, 4), (4, 32)))
-    change = adapters.Change(down=down, up=up, scale=0.5, magnitude=np.ones(12, np.float32))
-    whole = np.ones((12, 32), np.float32)
+def test_rows_change_alike_however_they_are_cut(bases: dict[str, Path], tmp_path: Path) -> None:
+    folder = tiny_models.make_adapter(tmp_path / "adapter", bases["untied"], dora=True)
+    change = adapters.load(folder).changes["model.layers.0.mlp.down_proj.weight"]
+    whole = np.ones((256, 256), np.float32)
     change.apply(whole, 0)
-    for first in range(0, 12, 5):
-        part = np.ones((min(5, 12 - first), 32), np.float32)
+    for first in range(0, 256, 50):
+        part = np.ones((min(50, 256 - first), 256), np.float32)
         change.apply(part, first)
-        np.testing.assert_allclose(part, whole[first : first + 5], rtol=1e-5)
+        np.testing.assert_allclose(part, whole[first : first + 50], rtol=1e-5)
+
+
+def test_an_adapter_is_not_held_in_memory(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Its matrices are read when their turn comes, and only the last few are kept."""
+    folder = tiny_models.make_adapter(tmp_path / "adapter", bases["untied"], rank=256)
+    found = adapters.load(folder).changes
+    size = (folder / "adapter_model.safetensors").stat().st_size
+    tracemalloc.start()
+    for name, change in found.items():
+        change.apply(np.zeros(tiny_models.read_shapes(bases["untied"])[name], np.float32), 0)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < held < size / 2
 
 
 @pytest.mark.parametrize(

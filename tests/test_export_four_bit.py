@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 from click.testing import CliRunner
 
-from export import check_numbers, check_words, quantised, source
+from export import check_numbers, check_words, quantised, source, trained
 from export.llama import Loaded
 from rig.cli import main
 from rig.embedded import folder as embedded
@@ -113,22 +113,16 @@ def by_hand(made: Path) -> tuple[float, float]:
     return kl, same
 
 
-@pytest.mark.parametrize("how", ["the recipe says so", "the name of the base says so"])
 def test_a_base_that_was_quantised_while_it_loaded_is_quantised_again_for_the_check(
-    here: Path, by_hand: tuple[float, float], how: str
+    here: Path, by_hand: tuple[float, float]
 ) -> None:
-    if how == "the recipe says so":
-        found = export(run_of(here, "4bit"))
-    else:
-        found = export(trained_on(here, "someone/base-unsloth-bnb-4bit"), "--base", "base")
+    found = export(run_of(here, "4bit"))
     kl, same = by_hand
     assert kl > 1e-3  # four bits are felt
     # The block scales are quantised too, which the definition by hand leaves out.
     assert found["adapter"]["four_bit_kl"] == pytest.approx(kl, rel=0.15)
     assert found["adapter"]["four_bit_top1"] == pytest.approx(same, abs=0.03)
-    assert (
-        found["files"][next(iter(found["files"]))]["trained_kl"] < 1e-4
-    )  # what was written is right
+    assert found["files"]["taught-F16.gguf"]["trained_kl"] < 1e-4  # what was written is right
 
 
 def test_a_base_that_lies_there_in_4_bits_is_taken_as_it_is(
@@ -138,10 +132,17 @@ def test_a_base_that_lies_there_in_4_bits_is_taken_as_it_is(
     assert found["adapter"]["four_bit_kl"] > 1.2 * by_hand[0]  # FP4 is the coarser one
 
 
-def test_a_base_in_16_bits_is_not_held_against_4(here: Path) -> None:
-    found = export(run_of(here, "16bit"))
-    assert "four_bit_kl" not in found["adapter"]
-    assert not found["notes"]
+def test_recipe_or_name_of_the_base_say_whether_it_was_in_4_bits(here: Path) -> None:
+    def base_of(model: str, base: str | None = None) -> Path | None:
+        return trained.four_bit_base(source.find(model, base=base))
+
+    assert base_of(run_of(here, "16bit")) is None
+    assert base_of(trained_on(here, "base")) is None
+    assert base_of(trained_on(here, "base-fp4"), "base") == Path("base-fp4")
+    elsewhere = trained_on(here, "someone/base-unsloth-bnb-4bit")
+    assert base_of(elsewhere, "base") == Path("base")  # to be quantised
+    shutil.rmtree(here / "runs")
+    assert base_of(run_of(here, "4bit")) == Path("base")
 
 
 def test_without_bitsandbytes_it_is_noted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +157,9 @@ def test_without_bitsandbytes_it_is_noted(here: Path, monkeypatch: pytest.Monkey
     )
 
 
-def test_a_step_larger_than_the_training_is_noted(here: Path) -> None:
+def test_a_step_larger_than_the_training_is_noted_below_the_table(here: Path) -> None:
     tiny_models.make_adapter(here / "adapter", here / "base", targets="q_proj", size=0.002)
-    found = export(run_of(here, "4bit"))
-    assert found["adapter"]["four_bit_kl"] > found["adapter"]["moves_kl"]
-    assert any("changes more than the adapter does" in note for note in found["notes"])
-
-
-def test_the_table_says_it(here: Path) -> None:
     done = CliRunner().invoke(main, ["export", run_of(here, "4bit"), "--gguf", "--quant", "Q8_0"])
     assert done.exit_code == 0, done.output
     assert "It was trained on a 4-bit base; on the 16-bit one it differs" in done.stdout
+    assert "changes more than the adapter does" in done.stdout

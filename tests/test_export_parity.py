@@ -29,9 +29,9 @@ from conftest import SHARED
 from gguf_files import keys, tensors
 
 from export import adapter as adapters
-from export import quantised, source
+from export import lora, quantised, source
 from export.mix import FILE_TYPES
-from export.weights import Reader, folder_weights
+from export.weights import folder_weights, numbers
 
 Spec = tuple[str, dict[str, Any]]
 
@@ -332,20 +332,41 @@ def test_with_an_adapter_it_is_the_float32_merge_then_the_converter_then_the_qua
                 assert data == theirs[tensor][1] == before[tensor][1], (file_type, tensor)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-3.1-rope", "qwen2", "gemma3"])
+def test_the_adapter_alone_has_the_bytes_of_convert_lora_to_gguf(
+    models: dict[str, Path], sources: Path, tmp_path: Path, name: str
+) -> None:
+    """With one rank and one alpha; the script writes the same product otherwise, but not the same factors."""
+    taught = tiny_models.make_adapter(tmp_path / "taught", models[name])
+    mine = lora.make(quantised.plan(source.find(str(taught))), tmp_path / "mine.gguf").path
+    script, theirs = sources / "convert_lora_to_gguf.py", tmp_path / "theirs.gguf"
+    words = [taught, "--base", models[name], "--outtype", "f32", "--outfile", theirs]
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(sources / "gguf-py")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert tensors(mine) == tensors(theirs)
+    assert {key: value for key, value in keys(theirs).items() if keys(mine).get(key) != value} == {
+        "general.name": "Taught"
+    }
+
+
 def merge_with_torch(model: Path, adapter: Path, out: Path) -> Path:
     """PEFT's arithmetic in float32 on the same folder: W + (alpha / r) B A."""
     torch = pytest.importorskip("torch")
     shutil.copytree(model, out)
     changes = adapters.load(adapter).changes
     merged = {}
-    with Reader() as reader:
-        for name, tensor in folder_weights(model).items():
-            values = torch.from_numpy(reader.whole(tensor))
-            change = changes.get(name)
-            if change is not None and change.down is not None and change.up is not None:
-                product = torch.from_numpy(change.up) @ torch.from_numpy(change.down)
-                values = values + product * change.scale
-            merged[name] = values.numpy()
+    for name, tensor in folder_weights(model).items():
+        values = torch.from_numpy(numbers(tensor))
+        change = changes.get(name)
+        if change is not None and change.a is not None and change.b is not None:
+            product = torch.from_numpy(numbers(change.b)) @ torch.from_numpy(numbers(change.a))
+            values = values + product * change.scale
+        merged[name] = values.numpy()
     for path in out.glob("*.safetensors*"):
         path.unlink()
     tiny_models.write_weights(out, merged, "F32")
