@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from fake_x import SECRETS, Event, FakeX
 from simulated import Clock, simulated
 from sqlalchemy import select
 
-from bots import logs
+from bots import deadline, logs
 from bots.ledger import switch
 from bots.ledger.store import Ledger
 from bots.ledger.tables import outbox, runs
@@ -112,7 +111,7 @@ def test_every_failure_ends_as_it_should(
     ]
     clock = Clock(BEGIN)
     keep_x_secrets(own_home)
-    before, longest = threading.active_count(), 0.0
+    longest = 0.0
     with FakeX(clock) as fake, simulated(clock):
         ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
         daemon, scheduler = by_hand(hourly(tmp_path, fake), ledger, clock)
@@ -158,8 +157,10 @@ def test_every_failure_ends_as_it_should(
     print(f"slowest slot {longest:.1f} s; {len(lines)} log lines")
     tell_no_secret(lines, tmp_path / "ledger.sqlite")
     ledger.close()
-    time.sleep(0.5)
-    assert threading.active_count() < before + 40, "calls that were left behind went away"
+    end = time.monotonic() + 30
+    while deadline.left_behind() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert deadline.left_behind() == 0, "calls that were left behind went away"
 
 
 def timed(event: Event, slot: datetime) -> Event:

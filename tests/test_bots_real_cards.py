@@ -85,14 +85,17 @@ def copy(own_home: Path, filled: Path) -> None:
 
 
 class Deck:
-    """Cards in an order that the seed says."""
+    """Cards in an order that the seed says; like the real one it repeats none before all were shown."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.shown: set[str] = set()
 
     def draw(self, pool: list[str]) -> str:
-        """Any of them."""
-        return self.rng.choice(pool)
+        """Any of those not shown yet."""
+        card = self.rng.choice([name for name in pool if name not in self.shown])
+        self.shown.add(card)
+        return card
 
 
 @needs_cards
