@@ -16,9 +16,9 @@ STARVED = 0.9
 """Share of the possible processor time below which fewer threads are tried."""
 GAIN = 0.95
 """Share of the former time per step that a change must reach to be kept."""
-WORSE, LONG = 1.3, 0.1
-"""A trial ends with the first step of so many seconds (LONG) that took so much more time (WORSE): a prompt is
-read in a few steps of a second each, and a blip must not cost the whole of it."""
+CLEAR, LONG = 1.3, 0.1
+"""A trial is decided by the first step of LONG seconds or more that takes CLEAR times as long as usual, or as
+little: a prompt is read in a few steps of a second each, and a blip must not cost the whole of it."""
 TRIAL_STEPS = 4
 FIRST_PAUSE, LAST_PAUSE = 0.5, 60.0
 """Seconds between two trials: doubled after each one that changed nothing."""
@@ -73,8 +73,8 @@ class Threads:
 
     def _go_on(self, seconds: float, cost: float) -> bool:
         self._steps += 1
-        if seconds >= LONG and cost > WORSE:
-            return self._decide(False)
+        if seconds >= LONG and not 1 / CLEAR <= cost <= CLEAR:
+            return self._decide(cost < 1)
         if self._steps == 1:
             return False  # the first one also pays for making or stopping a thread
         self._cost += cost

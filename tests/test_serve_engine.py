@@ -607,6 +607,12 @@ def test_a_blip_costs_one_long_step_and_not_a_whole_prompt() -> None:
     box.run(6)
     assert (box.threads.now, box.n, box.threads.trying) == (2, 2, False)
     assert box.now == 6.0, "two trials of one step of two seconds, two steps of one"
+    box.cost, box.share = {2: 9.0, 1: 2.0}, {2: 0.6, 1: 1.0}
+    box.run(30)
+    assert box.threads.now == 1
+    box.cost, box.share = {2: 1.0, 1: 2.0}, {2: 1.0, 1: 1.0}
+    box.run(5)
+    assert (box.threads.now, box.threads.trying) == (2, False), "and back at once"
 
 
 def test_trials_that_change_nothing_become_rare() -> None:

@@ -275,12 +275,23 @@ def test_a_hundred_requests_with_cancellations_are_all_accounted_for(plain: Serv
     accounted(plain, 100)
 
 
+SMALL = """
+import functools
+from serve import engine_process
+engine_process.Engine = functools.partial(engine_process.Engine, parked_bytes=2 << 20)
+engine_process.main()
+"""
+
+
 @pytest.mark.slow
 def test_a_thousand_requests_with_cancellations_leave_memory_flat(
     folder: Path, tmp_path: Path
 ) -> None:
-    with Server(folder / "plain.gguf", tmp_path, "--ctx", "2048") as server:
-        accounted(server, 300)  # caches fill, pools grow to their size
+    """With room for 2 MiB of parked prefixes instead of 256, so that it is full when the count begins."""
+    (tmp_path / "small.py").write_text(SMALL)
+    program = engine(tmp_path / "small.py")
+    with Server(folder / "plain.gguf", tmp_path, "--ctx", "2048", program=program) as server:
+        accounted(server, 900)  # caches fill, pools grow to their size
         (worker,) = server.workers()
         pids = {"engine": worker, "http": server.process.pid}
         before = {name: resident(pid) for name, pid in pids.items()}
