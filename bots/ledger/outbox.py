@@ -225,11 +225,17 @@ def switched_off(connection: Connection, bot: str, outlet: str = "") -> str | No
 
 def earlier(ledger: Ledger, bot: str, limit: int) -> list[str]:
     """What the bot posted or holds ready, the newest first."""
+    said: dict[str, None] = {}  # one draft goes to several outlets
     with ledger.read() as connection:
         live = outbox.c.state.in_(["draft", "approved", "claimed", "sent", "unknown"])
-        query = select(outbox.c.text, func.max(outbox.c.slot)).where(outbox.c.bot == bot, live)
-        query = query.group_by(outbox.c.text).order_by(func.max(outbox.c.slot).desc()).limit(limit)
-        return [str(row.text) for row in connection.execute(query)]
+        query = (
+            select(outbox.c.text).where(outbox.c.bot == bot, live).order_by(outbox.c.slot.desc())
+        )
+        for text in connection.scalars(query, execution_options={"yield_per": limit}):
+            said[str(text)] = None
+            if len(said) == limit:  # years may lie behind them
+                break
+    return list(said)
 
 
 def _rows(ledger: Ledger, where: Any) -> list[Row[Any]]:

@@ -97,6 +97,7 @@ runs = Table(
     Column("ended", Moment),
     Column("model", Text, nullable=False, default=""),
     UniqueConstraint("bot", "slot"),
+    Index("runs_state", "state", "bot"),
 )
 
 drafts = Table(
@@ -147,6 +148,8 @@ outbox = Table(
     UniqueConstraint("bot", "outlet", "slot"),
     Index("outbox_state", "state", "not_before"),
     Index("outbox_claimed", "bot", "claimed"),
+    Index("outbox_slot", "bot", "slot"),
+    Index("outbox_told", "told", "state"),
 )
 
 shown = Table(
