@@ -26,7 +26,11 @@ from serve.words import WORDS
 @click.option(
     "--cache-type", default="f16", type=click.Choice(["f16", "q8_0"]), help="Of the KV cache."
 )
-@click.option("--flash-attn/--no-flash-attn", default=True, help="Off: slower, and rounds less.")
+@click.option(
+    "--flash-attn/--no-flash-attn",
+    default=True,
+    help="Off: reads slower, writes faster after long prompts.",
+)
 @click.option("--mlock", is_flag=True, help="Keep the model from being swapped out.")
 @click.option("--lora", "loras", multiple=True, metavar="[NAME=]PATH", help="LoRA adapter as GGUF.")
 @click.option("--queue", default=64, type=click.IntRange(0), help="Requests that may wait.")

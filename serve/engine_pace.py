@@ -13,7 +13,7 @@ from serve.engine_native import FLASH_TILE
 
 STEP_ALONE = 1.2
 """Seconds of a step that only reads prompts: how long a newcomer may have to wait."""
-STEP_TOGETHER = 0.15
+STEP_TOGETHER = 0.4
 """Seconds that reading may add to a step in which others write, or twice their own step if that is more."""
 SMALLEST = 16
 """Rows below which reading wastes the machine."""

@@ -135,6 +135,12 @@ def read(path: Path) -> Header:
         raise RigError(
             f"{path} is not all there ({size:,} of {end:,} bytes): copy or pull it again."
         )
+    if (
+        not tensors and int(metadata.get("split.count", 0)) < 2
+    ):  # the first part of a split may have none
+        raise RigError(
+            f"{path} holds no weights: it is damaged, or a vocabulary only; copy or pull it again."
+        )
     return Header(path, metadata, tensors, _parts(path, metadata))
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rig.errors import RigError
 from serve.engine import Engine
 from serve.engine_native import Native, model_params
-from serve.engine_pace import Pace
+from serve.engine_pace import STEP_TOGETHER, Pace
 from serve.engine_reply import Event, Job
 from serve.engine_threads import Threads
 from serve.grammar import Grammars
@@ -556,7 +556,7 @@ def test_a_chunk_is_as_long_as_a_step_may_take() -> None:
         pace.learn(0.020, 1, 0)
         pace.learn(0.020 + 64 * 0.005, 1, 64)
     assert pace.chunk(0) * 0.005 <= 1.2
-    assert 16 <= pace.chunk(1) <= 0.15 / 0.005 + 1
+    assert 16 <= pace.chunk(1) <= STEP_TOGETHER / 0.005 + 1
     for _ in range(40):
         pace.learn(64 * 0.00001, 0, 64)
     assert pace.chunk(0) == 512
