@@ -75,7 +75,7 @@ daemons = Table(
     "daemons",
     metadata,
     Column("id", String(40), primary_key=True),
-    Column("box", String(80), nullable=False),
+    Column("box", Text, nullable=False),  # host and folder
     Column("pid", Integer, nullable=False),
     Column("rig", String(20), nullable=False),
     Column("started", Moment, nullable=False),
