@@ -47,7 +47,7 @@ def whole(gold: str) -> int:
     return int(gold.replace(",", ""))
 
 
-GOLDS: list[str] = sorted(set(golds(SAMPLE)), key=whole)
+GOLDS: list[str] = sorted(set(golds(SAMPLE)), key=lambda gold: (whole(gold), gold))
 
 
 def damaged(n: int) -> list[str]:
