@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# llama.cpp is compiled for this very processor, but without AMX (server processors): GCC before 14 gets it
-# wrong, and the first prompt would end in a crash.
+# llama.cpp is compiled for this very processor, but without AMX (server processors): GCC 12 gets it
+# wrong, and a prompt can end in a crash.
 NO_AMX := $(shell echo | $(or $(CXX),c++) -mno-amx-int8 -E -x c++ - >/dev/null 2>&1 && echo -mno-amx-int8)
 export CMAKE_ARGS ?= $(if $(NO_AMX),-DCMAKE_C_FLAGS=$(NO_AMX) -DCMAKE_CXX_FLAGS=$(NO_AMX))
 

@@ -45,9 +45,10 @@ _LOG = lib.llama_log_callback(_log)
 def model_params() -> Any:
     """llama.cpp's defaults for loading, without its AMX kernels (server processors only).
 
-    GCC before 14 drops the stores that set up the tiles (`_tile_loadconfig` tells it of 8 bytes of 64), and
-    the first prompt of several tokens ends the process with SIGSEGV. AMX goes only together with the other
-    repacked kernels, so the Makefile builds llama.cpp without it; this is for every other installation.
+    GCC 12 drops the stores that set up the tiles (its `_tile_loadconfig` tells it of 8 bytes of 64), and a
+    prompt of several tokens ended the process with SIGSEGV (seen with a Q8_0 file; others were not tried).
+    AMX goes only together with the other repacked kernels, so the Makefile builds llama.cpp without it; this
+    is for every other installation.
     """
     params = lib.llama_model_default_params()
     params.use_extra_bufts = b"AMX_INT8 = 1" not in lib.llama_print_system_info()
