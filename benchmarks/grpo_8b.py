@@ -179,7 +179,7 @@ def by_rig(contender: str, folder: str, shape: argparse.Namespace) -> dict[str, 
     """Run `rig train` with the shipped recipe and read what it logged."""
     data = Path("questions.jsonl")
     data.write_text("".join(json.dumps(row) + "\n" for row in questions()), "utf-8")
-    name = f"bench-{contender}-{time.time():.0f}"
+    name = f"bench-{contender}-{time.time():.0f}-{os.getpid()}"
     changes = {
         "model.name": folder,
         "data.source": str(data.resolve()),
@@ -194,18 +194,46 @@ def by_rig(contender: str, folder: str, shape: argparse.Namespace) -> dict[str, 
         "backend.preflight": "false",  # it stops a model that speaks gibberish, as this one does
         "backend.name": "unsloth" if contender == "u" else "trl",
         "watch.stop": "[]",
+        "data.max_prompt_length": longest_prompt(folder),
     }
-    command = [sys.executable, "-P", "-m", "rig", "train", shape.recipe, "--name", name, "--json"]
+    if shape.at_once:
+        changes["schedule.generate_at_once"] = shape.at_once
+    changes |= dict(change.split("=", 1) for change in shape.set)
+    command = [sys.executable, "-P", "-m", "rig", "train", shape.recipe, "--json"]
     command += [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
     command += ["--gpus", str(shape.gpus)] if shape.gpus > 1 else []
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    plan = subprocess.run([*command, "--plan"], stdout=subprocess.PIPE, text=True, check=True)
+    predicted = json.loads(plan.stdout)["peak_gib"]
+    done = subprocess.run(
+        [*command, "--name", name], stdout=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
         return {"failed": f"exit code {done.returncode}"}
     lines = (Path("runs") / name / "log.jsonl").read_text("utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if "step" in row and "loss" in row]
     completions = shape.generations * shape.prompts
     peak = max(row["memory_gib"] for row in rows)
-    return result(completions, [row["seconds"] for row in rows], peak)
+    found = result(completions, [row["seconds"] for row in rows], peak)
+    return {**found, "predicted_gib": predicted}
+
+
+def longest_prompt(folder: str) -> int:
+    """Tokens of the longest prompt, so that `--plan` predicts for what is run."""
+    from transformers import AutoTokenizer
+
+    from rig.speech import TAUGHT
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    system = {"role": "system", "content": TAUGHT.system_prompt}
+    texts = [
+        tokenizer.apply_chat_template(
+            [system, {"role": "user", "content": row["question"]}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for row in questions()
+    ]
+    return max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 def result(completions: int, marks: list[float], peak: float) -> dict[str, Any]:
@@ -226,6 +254,7 @@ def race(folder: Path, shape: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "run", str(folder), "--contender", contender]
         for key in ("generations", "tokens", "prompts", "micro", "steps", "gpus", "recipe"):
             command += [f"--{key}", str(getattr(shape, key))]
+        command += [f"--at-once={shape.at_once}", *(f"--set={change}" for change in shape.set)]
         started = time.monotonic()
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, **HIDE}
@@ -234,8 +263,10 @@ def race(folder: Path, shape: argparse.Namespace) -> None:
         found[contender] = json.loads(last[-1][7:]) if last else {"failed": done.stderr[-1500:]}
         print(contender, round(time.monotonic() - started), "s", found[contender], flush=True)
     print(f"\n{shape.generations} generations x {shape.tokens} tokens, {versions()}\n")
-    print("| contender | completions a step | s a step | completions/s | reserved GiB | to (a) |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| contender | completions a step | s a step | completions/s | reserved GiB | predicted | to (a) |"
+    )
+    print("|---|---|---|---|---|---|---|")
     base = found.get("a", {}).get("rate")
     for contender, one in found.items():
         if "rate" in one:
@@ -243,7 +274,7 @@ def race(folder: Path, shape: argparse.Namespace) -> None:
             step = sum(one["seconds"]) / len(one["seconds"])
             print(
                 f"| ({contender}) {CONTENDERS[contender]} | {one['completions']} | {step:.2f} | "
-                f"{one['rate']:.2f} | {one['reserved_gib']:.2f} | {ratio} |"
+                f"{one['rate']:.2f} | {one['reserved_gib']:.2f} | {one.get('predicted_gib', '')} | {ratio} |"
             )
 
 
@@ -279,6 +310,10 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=3, help="counted steps")
     parser.add_argument("--gpus", type=int, default=1, help="cards of (d)")
+    parser.add_argument(
+        "--at-once", type=int, default=0, help="completions (d) generates together (0 = all)"
+    )
+    parser.add_argument("--set", action="append", default=[], help="a change to the recipe of (d)")
     parser.add_argument("--recipe", default="llama-3.1-8b-gsm8k-12gb")
     shape = parser.parse_args()
     if shape.what == "make":

@@ -130,6 +130,11 @@ def limits(recipe: Recipe, backend: str, *, cuda: bool) -> list[str]:
             found.append(
                 "unsloth trains in 16 or 4 bits: set model.precision, or backend.name=trl."
             )
+        if schedule.generate_at_once:
+            found.append(
+                "unsloth generates all completions of a step at once: leave schedule.generate_at_once "
+                "out, or set backend.name=trl."
+            )
         if recipe.lora.targets == "all-linear":
             found.append("unsloth wants the modules by name: list them in lora.targets.")
         if recipe.backend.compile:

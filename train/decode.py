@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -102,6 +102,27 @@ def supported(model: Any, config: GenerationConfig) -> bool:
     return (
         not sliding and config.num_beams in (None, 1) and config.num_return_sequences in (None, 1)
     )
+
+
+def in_portions(
+    portion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    config: GenerationConfig,
+    at_once: int,
+) -> torch.Tensor:
+    """Continue the rows of `input_ids`, (batch, prompt), by `portion(ids, mask)`, `at_once` rows at a time.
+
+    Returns what one call for all would: (batch, prompt + new), padded to the longest.
+    """
+    said = []
+    for at in range(0, len(input_ids), at_once):
+        if at and input_ids.is_cuda:  # a captured step gives its memory back only when asked
+            torch.cuda.empty_cache()
+        said.append(portion(input_ids[at : at + at_once], attention_mask[at : at + at_once]))
+    longest = max(rows.shape[1] for rows in said)
+    blank = _padding(config)
+    return torch.cat([pad(rows, (0, longest - rows.shape[1]), value=blank) for rows in said])
 
 
 class Step:
@@ -223,14 +244,14 @@ def _generate(
         step.capture()
     ends = torch.tensor(_listed(config.eos_token_id), device=input_ids.device)
     choose = _sampler(model, config, prompt, ends)
-    pad = config.pad_token_id if config.pad_token_id is not None else int(ends[0])
-    said = torch.cat([input_ids, input_ids.new_full((batch, new), pad)], dim=1)
+    blank = _padding(config)
+    said = torch.cat([input_ids, input_ids.new_full((batch, new), blank)], dim=1)
     rows = torch.arange(
         batch, device=input_ids.device
     )  # the rows of `said` that are still in the batch
     alive = torch.ones(batch, dtype=torch.bool, device=input_ids.device)
     for index in range(new):
-        token = choose(said[rows, : prompt + index], logits).masked_fill(~alive, pad)
+        token = choose(said[rows, : prompt + index], logits).masked_fill(~alive, blank)
         said[rows, prompt + index] = token
         alive = alive & ~torch.isin(token, ends)
         if (not on_card or index % LOOK == LOOK - 1) and not alive.any():
@@ -313,6 +334,11 @@ def _narrow(model: Any) -> Iterator[None]:
     finally:
         for parameter, data in zip(wide, kept, strict=True):
             parameter.data = data
+
+
+def _padding(config: GenerationConfig) -> int:
+    """What stands after the end of a sequence."""
+    return _listed(config.eos_token_id if config.pad_token_id is None else config.pad_token_id)[0]
 
 
 def _listed(ids: int | list[int] | None) -> list[int]:

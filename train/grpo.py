@@ -98,8 +98,9 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     )
     seen_by = AsyncWitness if isinstance(functions[0], rewards.AsyncBound) else Witness
     functions[0] = seen_by(functions[0], speech)
-    ours = recipe.backend.decode == "rig" and backend.name == "trl" and not recipe.grpo.use_vllm
-    trainer = _trainer(recipe, fields, model, tokenizer, problems, functions, decode=ours)
+    free = backend.name == "trl" and not recipe.grpo.use_vllm
+    at_once = portions.generated if free else None
+    trainer = _trainer(recipe, fields, model, tokenizer, problems, functions, at_once=at_once)
     trainer.epochs_done = done // portions.steps_per_epoch
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     say(f"{backend.name} on {backend.card}; {trainable:,} parameters learn")
@@ -220,7 +221,7 @@ def _trainer(
     problems: Data,
     functions: list[Any],
     *,
-    decode: bool,
+    at_once: int | None,
 ) -> Any:
     import dataclasses
 
@@ -251,7 +252,8 @@ def _trainer(
         trainer,
         compile=recipe.backend.compile,
         chunked_logprobs=recipe.backend.chunked_logprobs,
-        decode=decode,
+        decode=recipe.backend.decode == "rig",
+        at_once=at_once,
     )
     return trainer
 

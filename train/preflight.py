@@ -225,10 +225,11 @@ def _too_much_learnt(trainer: Any, inputs: Any) -> str:
 
 
 def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
-    """Halve the batch until it fits, and name the knob."""
+    """Halve what is generated at once until it fits, and name the knob."""
     import torch
 
-    fits = len(batch) // 2
+    at_once = trainer.at_once or len(batch)
+    fits = at_once // 2
     while fits:
         torch.cuda.empty_cache()
         try:
@@ -237,7 +238,15 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
             break
         except torch.OutOfMemoryError:
             fits //= 2
-    problem = f"Out of memory while generating {len(batch)} completions at once on {_card()}."
+    problem = f"Out of memory while generating {at_once} completions at once on {_card()}."
+    half = trainer.max_completion_length // 2
+    if not fits:
+        return f"{problem} Not even 1 fits: --set grpo.max_completion_length={half}."
+    if trainer.at_once is not None:
+        whole = fits - fits % trainer.num_generations or fits  # each prompt is read once
+        return (
+            f"{problem} {fits} fit: --set schedule.generate_at_once={whole} (it learns the same)."
+        )
     group = trainer.num_generations if fits >= trainer.num_generations else fits
     if group >= 2:
         prompts = fits // group
@@ -248,7 +257,6 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
         if (fitting := dividing(prompts * group, micro)) != micro:
             knobs["schedule.micro_batch"] = fitting
         return f"{problem} {fits} fit: {' '.join(f'--set {k}={v}' for k, v in knobs.items())}"
-    half = trainer.max_completion_length // 2
     return f"{problem} Not even 2 fit: --set grpo.max_completion_length={half}."
 
 

@@ -153,6 +153,9 @@ class ScheduleTable(Frozen):
     """Completions that go through the model at once while it learns, on each card."""
     steps_per_batch: int = Field(default=1, gt=0)
     """Optimiser steps whose completions are generated together (1 = always on policy)."""
+    generate_at_once: int | None = Field(default=None, gt=0)
+    """Completions that are generated at once at most, on each card (none = all of them): less memory, more
+    time. A multiple of `num_generations` reads each prompt once. Plain TRL only."""
     learning_rate: float = Field(default=5e-6, gt=0)
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = (
         "constant_with_warmup"

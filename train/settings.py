@@ -77,12 +77,13 @@ class Portions:
             )
         share = completions // cards
         micro = dividing(share, schedule.micro_batch)
+        waiting = share * schedule.steps_per_batch
         batches = rows // (schedule.prompts_per_step * schedule.steps_per_batch)
         return cls(
             micro_batch=micro,
             accumulation=share // micro,
             completions=completions,
-            generated=share * schedule.steps_per_batch,
+            generated=min(waiting, schedule.generate_at_once or waiting),
             steps_per_epoch=batches * schedule.steps_per_batch * recipe.grpo.num_iterations,
         )
 

@@ -30,6 +30,8 @@ def trainer_class() -> type[Any]:
         """Passes over the data before this process began; set before `train`."""
         keep = 2
         """Checkpoints to keep."""
+        at_once: int | None = None
+        """Completions that are generated together at most; None where the backend alone decides."""
         empty_cache = False
         """Give memory back to the card between generating and learning."""
 
@@ -99,10 +101,13 @@ def trainer_class() -> type[Any]:
     return Trainer
 
 
-def tune(trainer: Any, *, compile: bool, chunked_logprobs: bool, decode: bool) -> None:
+def tune(
+    trainer: Any, *, compile: bool, chunked_logprobs: bool, decode: bool, at_once: int | None
+) -> None:
     """Set what TRL has no field for; call it between construction and `train`.
 
     `decode`: generate with `train.decode` where it can stand in for transformers' `generate`.
+    `at_once`: so many completions together at most; None leaves generating as the backend has it.
     """
     import torch
 
@@ -117,24 +122,26 @@ def tune(trainer: Any, *, compile: bool, chunked_logprobs: bool, decode: bool) -
 
         trainer.use_liger_kernel = True
         trainer._forward_redirection = _ForwardRedirection()
-    if decode:
-        _decode_ourselves(trainer.accelerator.unwrap_model(trainer.model))
+    trainer.at_once = at_once
+    if at_once is not None:
+        _generate_in_portions(trainer, decode=decode)
 
 
-def _decode_ourselves(model: Any) -> None:
-    from train.decode import generate, supported
+def _generate_in_portions(trainer: Any, *, decode: bool) -> None:
+    from train.decode import generate, in_portions, supported
 
+    model = trainer.accelerator.unwrap_model(trainer.model)
     theirs = model.generate
 
     def ours(input_ids: Any, attention_mask: Any, generation_config: Any, **rest: Any) -> Any:
-        if supported(model, generation_config):
-            return generate(model, input_ids, attention_mask, generation_config)
-        return theirs(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            generation_config=generation_config,
-            **rest,
-        )
+        def portion(ids: Any, mask: Any) -> Any:
+            if decode and supported(model, generation_config):
+                return generate(model, ids, mask, generation_config)
+            return theirs(
+                input_ids=ids, attention_mask=mask, generation_config=generation_config, **rest
+            )
+
+        return in_portions(portion, input_ids, attention_mask, generation_config, trainer.at_once)
 
     model.generate = ours
 

@@ -1,0 +1,136 @@
+"""What only a CUDA card can show, on the embedded model: `pytest tests/test_train_card.py` (minutes)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
+
+from train import data, decode  # noqa: E402
+
+CARDS = torch.cuda.device_count()
+pytestmark = pytest.mark.skipif(CARDS == 0, reason="needs a CUDA card")
+
+ON_A_CARD = {"model.precision": "16bit", "schedule.max_steps": 30}
+"""Changes to the quickstart's recipe: a card learns in 16 bits."""
+
+
+def rig(*words: str, memory: float = 1.0) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, on a card that has only this share of its memory."""
+    script = (
+        "import sys, torch; from rig.cli import main\n"
+        f"torch.cuda.set_per_process_memory_fraction({memory})\n"
+        "sys.exit(main())"
+    )
+    plain = ["-m", "rig"] if memory == 1.0 else ["-c", script]
+    return subprocess.run(
+        [sys.executable, "-P", *plain, *words], capture_output=True, text=True, check=False
+    )
+
+
+def train(name: str, *words: str, **settings: Any) -> dict[str, Any]:
+    """Train the quickstart's recipe with changes and return what `--json` printed."""
+    changed = [f"--set={key}={value}" for key, value in (ON_A_CARD | settings).items()]
+    done = rig("train", "embedded-arithmetic", "--name", name, "--json", *changed, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def embedded() -> tuple[Any, Any]:
+    """The embedded model in 32 bits on the card, and its tokenizer, padding on the left."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from train.backends import EMBEDDED
+
+    taught = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32).cuda().eval()
+    return taught, AutoTokenizer.from_pretrained(EMBEDDED, padding_side="left")
+
+
+@pytest.mark.parametrize("limit", [17, 64])
+def test_the_captured_step_says_what_generate_says(limit: int) -> None:
+    from transformers import GenerationConfig
+
+    taught, tokenizer = embedded()
+    rows = data.load(source="generated:arithmetic", limit=32, held_out=8).train[:8]
+    asked = tokenizer.apply_chat_template(
+        [row["prompt"] for row in rows for _ in range(4)],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    given = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False).to("cuda")
+    config = GenerationConfig(
+        max_new_tokens=limit,
+        do_sample=False,
+        eos_token_id=taught.config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    ids, mask = given["input_ids"], given["attention_mask"]
+    expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    plain = decode.generate(taught, ids, mask, config, graph=False)
+    captured = decode.generate(taught, ids, mask, config, graph=True)
+    blank = tokenizer.pad_token_id
+    for said in (plain, captured):
+        room = max(said.shape[1], expected.shape[1])
+        padded = [
+            torch.nn.functional.pad(one, (0, room - one.shape[1]), value=blank)
+            for one in (said, expected)
+        ]
+        assert torch.equal(*padded)
+
+
+@pytest.mark.parametrize("backend", ["trl", "unsloth"])
+def test_the_loop_learns_on_a_card(elsewhere: Path, backend: str) -> None:
+    if backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
+        pytest.skip("needs unsloth: pip install -c constraints.txt -e '.[unsloth]'")
+    found = train("learnt", **{"backend.name": backend})
+    run = Path("runs/learnt")
+    assert json.loads((run / "run.json").read_text("utf-8"))["backend"] == backend
+    assert found["before"]["strict"]["share"] < 0.4
+    assert found["after"]["strict"]["share"] > 0.9
+    assert found["after"]["format"]["share"] > 0.95
+    for name in ("adapter/adapter_model.safetensors", "log.jsonl", "samples.jsonl", "report.html"):
+        assert (run / name).stat().st_size > 0, name
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 31))
+    assert all(row["memory_gib"] > 0 and row["reward"] is not None for row in steps)
+
+
+def test_a_worst_case_that_does_not_fit_names_what_does(elsewhere: Path) -> None:
+    words = ["train", "embedded-arithmetic", "--name", "large", "--json"]
+    words += [f"--set={key}={value}" for key, value in ON_A_CARD.items()]
+    words += ["--set=schedule.prompts_per_step=128", "--set=schedule.micro_batch=1024"]
+    words += ["--set=schedule.max_steps=1", "--set=evaluation.problems=0"]
+    total = torch.cuda.get_device_properties(0).total_memory
+    small = 2.0 * 2**30 / total
+    tried: list[str] = []
+    for _ in range(4):
+        done = rig(*words, *tried, memory=small)
+        if done.returncode == 0:
+            break
+        assert not Path("runs/large").exists()
+        assert "fit: --set" in done.stderr, done.stderr[-3000:]
+        tried.append("--set=" + done.stderr.rsplit("--set ", 1)[1].split()[0].rstrip("."))
+    assert tried, "it was to be too large"
+    assert done.returncode == 0, (tried, done.stderr[-3000:])
+
+
+@pytest.mark.skipif(CARDS < 2, reason="needs two CUDA cards")
+def test_two_cards_learn_what_one_learns(elsewhere: Path) -> None:
+    found = train("pair", "--gpus", "2")
+    assert found["after"]["strict"]["share"] > 0.9
+    settings = json.loads(Path("runs/pair/run.json").read_text("utf-8"))["settings"]
+    whole = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] * 2
+    assert whole == 64, "the effective batch of the recipe"
+    train("pair-short", "--gpus", "2", **{"schedule.max_steps": 4, "schedule.save_every": 2})
+    done = rig("train", "--resume", "runs/pair-short", "--json", "--set=schedule.max_steps=6")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["steps"] == 6
