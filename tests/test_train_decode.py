@@ -92,6 +92,24 @@ def test_a_row_that_ends_is_padded_and_the_others_go_on_alike() -> None:
     assert torch.equal(decode.generate(taught, ids, mask, longer), expected)
 
 
+@pytest.mark.parametrize("at_once", [1, 5, 8, 24, 99])
+def test_rows_in_portions_say_what_they_say_together(at_once: int) -> None:
+    taught, (ids, mask) = model(), prompts()
+    said = decode.generate(taught, ids, mask, settings())[:, PROMPT:]
+    often = int(said.mode(0).values.mode().values)  # some portions end early, others do not
+    config = settings(eos_token_id=[often, END])
+    whole = decode.generate(taught, ids, mask, config)
+    sizes: list[int] = []
+
+    def portion(ids: Any, mask: Any) -> Any:
+        sizes.append(len(ids))
+        return decode.generate(taught, ids, mask, config)
+
+    assert torch.equal(decode.in_portions(portion, ids, mask, config, at_once), whole)
+    assert max(sizes) == min(at_once, 24)
+    assert sum(sizes) == 24
+
+
 def test_a_small_portion_of_prompts_at_a_time_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

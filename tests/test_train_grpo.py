@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -180,6 +181,22 @@ def test_real_rows_and_real_rewards(elsewhere: Path, shared: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_step_is_generated_in_portions(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import decode
+
+    sizes: list[int] = []
+    whole = decode.generate
+
+    def counted(model: Any, ids: Any, *rest: Any) -> Any:
+        sizes.append(len(ids))
+        return whole(model, ids, *rest)
+
+    monkeypatch.setattr(decode, "generate", counted)
+    found = start("schedule.generate_at_once=3", "evaluation.problems=0", "backend.preflight=false")
+    assert found["steps"] == 2
+    assert sizes == [3, 3, 2] * 2, "eight completions a step"
+
+
 def test_the_probe_drops_what_teaches_nothing(elsewhere: Path) -> None:
     found = start("probe.attempts=2", "probe.prompts=16", "probe.keep_unsolved=0.5",
                   "evaluation.problems=0", "schedule.max_steps=1")  # fmt: skip

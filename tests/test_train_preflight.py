@@ -35,9 +35,15 @@ class Trainer:
     """Generates up to `generates` completions at once, learns from `learns`, notes what it was asked."""
 
     def __init__(
-        self, *, generates: int = 999, learns: int = 999, processes: int = 1, **args: Any
+        self,
+        *,
+        generates: int = 999,
+        learns: int = 999,
+        processes: int = 1,
+        at_once: int | None = None,
+        **args: Any,
     ) -> None:
-        self.generates, self.learns = generates, learns
+        self.generates, self.learns, self.at_once = generates, learns, at_once
         given = {"per_device_train_batch_size": 8, "steps_per_generation": 3,
                  "gradient_accumulation_steps": 3, "gradient_checkpointing": True}  # fmt: skip
         self.args = SimpleNamespace(**given | args)
@@ -65,7 +71,7 @@ class Trainer:
     def _prepare_inputs(self, batch: list[Any]) -> dict[str, Any]:
         self.longest = [len(row["prompt"][0]["content"]) for row in batch]
         self.least = self.generation_config.min_new_tokens
-        self._room(len(batch), self.generates)
+        self._room(min(len(batch), self.at_once or len(batch)), self.generates)
         size = self.args.per_device_train_batch_size
         return {"ids": torch.ones(size, 4), "all": torch.tensor(3), "other": 1}
 
@@ -117,6 +123,18 @@ def test_what_fits_is_measured_and_leaves_no_trace() -> None:
             "--set schedule.steps_per_batch=1 --set schedule.micro_batch=3",
         ),
         (Trainer(generates=1), "Not even 2 fit: --set grpo.max_completion_length=192"),
+        (Trainer(generates=0), "Not even 1 fits: --set grpo.max_completion_length=192"),
+        (
+            Trainer(generates=13, at_once=24),
+            "generating 24 completions at once on A card (12.0 GiB). 12 fit: --set "
+            "schedule.generate_at_once=12 (it learns the same).",
+        ),
+        (
+            Trainer(generates=11, at_once=20),
+            "10 fit: --set schedule.generate_at_once=6",  # whole groups of 6
+        ),
+        (Trainer(generates=5, at_once=20), "5 fit: --set schedule.generate_at_once=5"),
+        (Trainer(generates=0, at_once=20), "Not even 1 fits: --set grpo.max_completion_length=192"),
     ],
 )
 def test_what_does_not_fit_names_the_knob_and_the_value_that_fits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ import pytest
 
 from train import recipe as recipes
 from train import rewards, settings, shape
+from train.backends import limits
 from train.recipe import Recipe, WatchTable
 from train.settings import Portions
 
@@ -184,6 +186,20 @@ def test_completions_generated_ahead_are_counted(mine: str) -> None:
     portions = Portions.of(found, rows=1000)
     assert portions.generated == 256
     assert portions.steps_per_epoch == 124  # 31 whole generations of 4 steps
+
+
+def test_generating_in_portions_changes_nothing_else(mine: str) -> None:
+    whole = Portions.of(recipes.load(mine), rows=1000)
+    for at_once, generated in ((24, 24), (1000, 64)):
+        found = recipes.load(mine, [f"schedule.generate_at_once={at_once}"])
+        assert Portions.of(found, rows=1000) == replace(whole, generated=generated)
+        assert Portions.of(found, cards=4, rows=1000).generated == 16
+
+
+def test_unsloth_says_that_it_generates_all_at_once(mine: str) -> None:
+    found = recipes.load(mine, ["schedule.generate_at_once=8", "model.precision=16bit"])
+    assert "leave schedule.generate_at_once out" in limits(found, "unsloth", cuda=True)[0]
+    assert limits(found, "trl", cuda=True) == []
 
 
 def test_cards_that_cannot_share_a_step_are_refused(mine: str) -> None:
