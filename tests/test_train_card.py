@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="needs the training room: pip instal
 from train import data, decode  # noqa: E402
 
 CARDS = torch.cuda.device_count()
-pytestmark = pytest.mark.skipif(CARDS == 0, reason="needs a CUDA card")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(CARDS == 0, reason="needs a CUDA card")]
 
 ON_A_CARD = {"model.precision": "16bit", "schedule.max_steps": 30}
 """Changes to the quickstart's recipe: a card learns in 16 bits."""

@@ -33,7 +33,7 @@ def trainer_class() -> type[Any]:
         at_once: int | None = None
         """Completions that are generated together at most; None where the backend alone decides."""
         empty_cache = False
-        """Give memory back to the card between generating and learning."""
+        """Give memory back to the card between learning and generating."""
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """No model card: the run folder says more, and TRL writes one at every checkpoint."""
@@ -46,6 +46,7 @@ def trainer_class() -> type[Any]:
             return sampler
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
+            self._give_back()
             try:
                 scored = super()._generate_and_score_completions(inputs)
             except RuntimeError as error:
@@ -56,9 +57,13 @@ def trainer_class() -> type[Any]:
                     "weights are lost. Resume from the last checkpoint with a lower "
                     "schedule.learning_rate."
                 ) from error
+            self._give_back()
+            return scored
+
+        def _give_back(self) -> None:
+            """What learning left in torch's hands does not suit what generating asks for, and vice versa."""
             if self.empty_cache:
                 torch.cuda.empty_cache()
-            return scored
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             final = checkpoints.name(self.state.global_step)

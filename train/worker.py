@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+from torch import distributed
 
 from rig.runs import Run
 from train import grpo, recipe
@@ -19,6 +20,7 @@ def main(path: str, quiet: bool = False) -> int:
     found = recipe.parse((run.path / "recipe.toml").read_text("utf-8"), f"{path}/recipe.toml")
     try:
         grpo.work(run, found, gpus=int(os.environ["WORLD_SIZE"]), quiet=quiet)
+        distributed.destroy_process_group()
     except click.ClickException as error:
         if first:
             run.note(error=error.message)
