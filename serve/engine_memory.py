@@ -1,7 +1,9 @@
 """What is computed once and used again: sequences that rest, their copies in memory, and files on disk.
 
 A prompt begins in the sequence, the copy or the file that has its longest beginning. What rests is taken
-out of the context before anybody computes, because its cells are in the way (`prefix_parked`).
+out of the context before anybody computes, because its cells are in the way (`prefix_parked`); that goes for
+the one that a prompt begins with too, whose beginning they share. Only what is too large for a copy stays,
+as long as there is room for both.
 """
 
 from __future__ import annotations
@@ -53,27 +55,19 @@ class Memory:
         At least one token is always left to compute: its scores choose the next one.
         """
         native = self._native
-        source, common = None, 0
-        if native.can_rewind:
-            source, common = self._begin_of(tokens, adapters)
-            for resident in [r for r in self._residents if not r.busy and r is not source]:
-                self._retire(resident)
-        if source is not None and not source.busy and common >= source.held - 1:
-            resident = source  # it ends inside this prompt: go on in the same place
-            resident.busy, resident.tokens = True, tokens
-        else:
-            while self._residents.full and self.make_room(keep=source):
-                pass
-            resident = self._residents.add(tokens, adapters)
-            native.cut(resident.seq)
-            if source is not None and common:
-                native.share(source.seq, resident.seq, common)
-                resident.source, resident.shared = source, common
-        if source is not None:
+        source, common = self._begin_of(tokens, adapters) if native.can_rewind else (None, 0)
+        while self._residents.full and self.make_room(keep=source):
+            pass
+        resident = self._residents.add(tokens, adapters)
+        native.cut(resident.seq)
+        if source is not None and common:
+            native.share(source.seq, resident.seq, common)
+            resident.source, resident.shared, resident.held = source, common, common
             self._residents.touch(source)
-        if resident.held > common:
-            native.cut(resident.seq, common)
-        resident.held = common
+        coming = len(tokens) - resident.held
+        for idle in self._residents.idle():
+            if self._copied(idle) or self._residents.used + coming > native.n_ctx:
+                self._forget(idle)
         return resident
 
     def rest(self, resident: Resident, tokens: list[int]) -> None:
@@ -89,7 +83,8 @@ class Memory:
         oldest = self._residents.oldest_idle(keep)
         if oldest is None:
             return False
-        self._retire(oldest)
+        self._copied(oldest)
+        self._forget(oldest)
         return True
 
     def note(self, prompt: list[int], adapters: Adapters) -> None:
@@ -149,17 +144,21 @@ class Memory:
         resident.held = len(tokens)
         return resident
 
-    def _retire(self, resident: Resident) -> None:
-        """Take a sequence out of the context, and keep a copy if it holds much that no other holds."""
+    def _copied(self, resident: Resident) -> bool:
+        """Whether nothing is lost without this sequence: copies what it holds that no other holds.
+
+        False where that is much and a copy has no room.
+        """
         tokens, adapters = resident.tokens[: resident.held], resident.adapters
         others = (r for r in self._residents if r is not resident and r.adapters == adapters)
         known = max((common_length(r.tokens, tokens, r.held) for r in others), default=0)
         known = max(known, self._parked.longest(tokens, adapters)[1])
-        if len(tokens) - known >= WORTH_KEEPING:
-            size = self._native.state_size(resident.seq)
-            if self._parked.takes(size):
-                self._parked.add(Copy(tokens, adapters, self._native.state(resident.seq)))
-        self._forget(resident)
+        if len(tokens) - known < WORTH_KEEPING:
+            return True
+        if not self._parked.takes(self._native.state_size(resident.seq)):
+            return False
+        self._parked.add(Copy(tokens, adapters, self._native.state(resident.seq)))
+        return True
 
     def _forget(self, resident: Resident) -> None:
         self._native.cut(resident.seq)

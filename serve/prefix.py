@@ -99,8 +99,11 @@ class Residents:
 
     def oldest_idle(self, keep: Resident | None = None) -> Resident | None:
         """The sequence without a reply in progress that was used longest ago; never `keep`."""
-        idle = [r for r in self._all if not r.busy and r is not keep]
-        return min(idle, key=lambda r: r.used_at, default=None)
+        return next((r for r in self.idle() if r is not keep), None)
+
+    def idle(self) -> list[Resident]:
+        """The sequences without a reply in progress, the one that was used longest ago first."""
+        return sorted((r for r in self._all if not r.busy), key=lambda r: r.used_at)
 
 
 def common_length(a: list[int], b: list[int], limit: int) -> int:

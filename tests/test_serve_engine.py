@@ -389,6 +389,32 @@ def test_a_conversation_goes_on_where_it_was(desk: Desk) -> None:
     assert desk.engine.counts["sequences"] == 1, "the second turn took the first one's place"
 
 
+def test_what_rests_is_out_of_the_way_while_the_next_prompt_is_read(desk: Desk) -> None:
+    first, second = (desk.tokens(TEXT * 3 + part * 100) for part in ("one ", "two "))
+    said = desk.ask(first)
+    desk.submit(second)
+    desk.run(steps=1)
+    assert desk.engine.counts["cells_used"] <= len(second)
+    desk.run()
+    again = desk.ask(first)
+    assert again.timings["cache_n"] == len(first) - 1, "its copy was brought back"
+    assert again.tokens == said.tokens
+
+
+def test_what_is_too_large_for_a_copy_stays_where_there_is_room_for_both(model: Path) -> None:
+    desk = Desk(model, parked_bytes=0)
+    first, second, long = (
+        desk.tokens(TEXT * 3 + part * n) for part, n in (("one ", 100), ("two ", 50), ("end ", 200))
+    )
+    desk.ask(first)
+    desk.ask(second)
+    assert desk.ask(first).timings["cache_n"] == len(first) - 1
+    assert len(first) + len(long) > desk.native.n_ctx
+    desk.submit(long)
+    desk.run(steps=1)
+    assert desk.engine.counts["cells_used"] <= len(long)
+
+
 def test_idle_prefixes_make_room_for_whoever_needs_it(model: Path) -> None:
     desk = Desk(model, ctx=512, sequences=6)
     for i in range(20):
