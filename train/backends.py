@@ -51,15 +51,12 @@ class Backend:
 def prepare(recipe: Recipe, folder: Path, *, quiet: bool = True) -> Backend:
     """Choose the backend, say at once what it can't do, and import it in the right order.
 
-    `folder` takes what unsloth compiles and trackers write; `quiet` keeps the libraries' chatter away.
+    `folder` takes what unsloth compiles; `quiet` keeps the libraries' chatter away.
     """
     import torch
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.resolve() / "tensorboard"))
-    os.environ.setdefault("WANDB_DIR", str(folder.resolve()))
-    os.environ.setdefault("WANDB_PROJECT", "rig")
     cuda = torch.cuda.is_available()
     asked = recipe.backend.name
     here = importlib.util.find_spec("unsloth") is not None

@@ -38,7 +38,7 @@ def launch(run: Run, cards: int, *, quiet: bool) -> None:
         "-m", WORKER, str(run.path.resolve()), *(["--quiet"] if quiet else []),
     ]  # fmt: skip
     env = dict(os.environ, PYTHONPATH=_search_path())
-    process = subprocess.Popen(command, env=env)
+    process = subprocess.Popen(command, env=env, stdout=2)  # stdout belongs to the result
     try:
         code = process.wait()
     except KeyboardInterrupt:

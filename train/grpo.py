@@ -20,6 +20,7 @@ from rig.errors import RigError, WrongUse
 from rig.runs import Run
 from train import checkpoints, log, power
 from train.recipe import Recipe
+from train.trackers import Trackers
 
 if TYPE_CHECKING:
     from train.backends import Backend
@@ -44,6 +45,13 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
+    with Trackers(run, recipe.schedule.report_to, first=first, say=say) as trackers:
+        _work(run, recipe, trackers, gpus=gpus, first=first, quiet=quiet, say=say)
+
+
+def _work(
+    run: Run, recipe: Recipe, trackers: Trackers, *, gpus: int, first: bool, quiet: bool, say: Any
+) -> None:
     say(f"Loading {recipe.model.name} ...")
 
     # ------------------------------------------------------------------------------------------------------
@@ -66,6 +74,7 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
     problems = data.load(**table, system_prompt=speech.system_prompt)
     functions = [rewards.resolve(reward.name, reward.options, speech) for reward in recipe.rewards]
+    trackers.begin()
 
     # ------------------------------------------------------------------------------------------------------
     # Model and adapter
@@ -101,6 +110,7 @@ def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     free = backend.name == "trl" and not recipe.grpo.use_vllm
     at_once = portions.generated if free else None
     trainer = _trainer(recipe, fields, model, tokenizer, problems, functions, at_once=at_once)
+    trackers.guard(trainer, done)
     trainer.epochs_done = done // portions.steps_per_epoch
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     say(f"{backend.name} on {backend.card}; {trainable:,} parameters learn")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,8 @@ def outcome(run: Run) -> dict[str, Any]:
 def _train(run: Run, recipe: Recipe, *, quiet: bool) -> dict[str, Any]:
     gpus = int(run.record.get("cards", 1))
     run.note(error=None, stopped=None)
-    with run.locked():
+    # What libraries, trackers and rewards of one's own print must not mix with the result.
+    with run.locked(), contextlib.redirect_stdout(sys.stderr):
         if gpus > 1:
             cards.launch(run, gpus, quiet=quiet)
             run = Run.open(run.path)
