@@ -15,7 +15,7 @@ LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 
 
 class Measured(NamedTuple):
-    """What torch reserved for the 8B shape in 4 bits, rank 32, 6 completions a prompt of 200 tokens each."""
+    """What torch reserved for the 8B shape."""
 
     decoder: str
     generated: int
@@ -24,19 +24,24 @@ class Measured(NamedTuple):
     gib: float
     source: str
     chunked: bool = False
+    completion: int = 200
+    generations: int = 6
+    precision: str = "4bit"
+    rank: int = 32
+    optim: str = "paged_adamw_8bit"
 
     def predicted(self) -> float:
         """What the estimate says of it, GiB; `transformers` was prepared for k-bit training."""
         found = memory.estimate(
             shape.of(LLAMA_8B),
-            precision="4bit",
-            trainable=83_886_080,
-            optim="paged_adamw_8bit",
+            precision=self.precision,
+            trainable=2_621_440 * self.rank,
+            optim=self.optim,
             micro_batch=self.micro_batch,
             generated=self.generated,
-            generations=6,
+            generations=self.generations,
             prompt=self.prompt,
-            completion=200,
+            completion=self.completion,
             checkpointing=True,
             decoder=self.decoder,
             chunked=self.chunked,
@@ -47,6 +52,9 @@ class Measured(NamedTuple):
 
 REFERENCE = "one H200, 2026-11-22, TRL and unsloth by hand, prompts of 140 tokens"
 RACE = "one H200, 2026-11-22, benchmarks/grpo_8b.py, prompts of 209 tokens"
+PAIR = "two H100, 2026-11-23, benchmarks/grpo_8b.py, prompts of 209 tokens"
+LEFT_OVER = PAIR + ", memory not given back before generating"
+WORST = "one H100, 2026-11-23, the preflight of the shipped recipe, prompts of at most 256 tokens"
 TRIAL = "one H200, 2026-11-22, a trial without pieces, 'about 18 GiB'"
 
 MEASURED = [
@@ -62,7 +70,15 @@ MEASURED = [
     Measured("transformers", 6, 6, 209, 12.39, RACE),
     Measured("rig", 48, 8, 209, 9.33, RACE, chunked=True),
     Measured("rig", 72, 12, 209, 10.82, RACE, chunked=True),
-]
+    Measured("rig", 48, 8, 209, 9.12, PAIR, chunked=True),
+    Measured("rig", 48, 8, 256, 10.31, WORST, chunked=True, completion=384),
+    Measured("unsloth", 48, 8, 209, 13.90, PAIR + ", through rig"),
+    Measured("unsloth", 12, 6, 209, 16.97, PAIR + ", through rig", precision="16bit", rank=16),
+    Measured("rig", 40, 8, 209, 11.12, LEFT_OVER, chunked=True, completion=512, generations=8),
+    Measured("rig", 96, 12, 209, 17.34, LEFT_OVER, chunked=True, completion=512, generations=8),
+    Measured("rig", 128, 16, 209, 30.34, PAIR + ", memory never given back", chunked=True,
+             completion=512, generations=8, precision="16bit", optim="adamw_torch"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

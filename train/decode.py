@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -94,7 +95,12 @@ class FixedLayer(StaticLayer):  # type: ignore[misc]
 
 
 def supported(model: Any, config: GenerationConfig) -> bool:
-    """Whether this file can stand in for `model.generate`: full attention, one sequence per row, no beams."""
+    """Whether this file can stand in for `model.generate`: full attention, one sequence per row, no beams.
+
+    Not where unsloth has rewritten the models: theirs do not fill the cache they are given.
+    """
+    if "unsloth" in sys.modules:
+        return False
     shape = model.config.get_text_config(decoder=True)
     sliding = "sliding_attention" in (getattr(shape, "layer_types", None) or ()) or (
         getattr(shape, "sliding_window", None) and getattr(shape, "use_sliding_window", True)

@@ -7,6 +7,7 @@ start and end tokens, gibberish. Random states and counters are put back, so the
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -140,15 +141,19 @@ def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:
         try:
             if config is not None:
                 config.min_new_tokens = trainer.max_completion_length
-            try:
-                trainer._buffered_inputs, trainer._step = None, 0
+            # While an error is being handled it holds on to what its frames held: look for what fits after it.
+            trainer._buffered_inputs, trainer._step = None, 0
+            inputs = None
+            with contextlib.suppress(torch.OutOfMemoryError):
                 inputs = trainer._prepare_inputs(batch)
-            except torch.OutOfMemoryError:
-                raise RigError(_too_much_generated(trainer, batch)) from None
-            try:
+            if inputs is None:
+                raise RigError(_too_much_generated(trainer, batch))
+            learnt = False
+            with contextlib.suppress(torch.OutOfMemoryError):
                 _learn(trainer, inputs, len(batch))
-            except torch.OutOfMemoryError:
-                raise RigError(_too_much_learnt(trainer, inputs)) from None
+                learnt = True
+            if not learnt:
+                raise RigError(_too_much_learnt(trainer, inputs))
         finally:
             if config is not None:
                 config.min_new_tokens = free
