@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,67 @@ def test_a_damaged_config_is_one_sentence(tmp_path: Path, config: str, said: str
 def test_a_model_that_is_none(name: str, said: str) -> None:
     with pytest.raises(WrongUse, match=said):
         shape.of(name)
+
+
+GIB = 2**30
+
+
+def refused(gib: float, *settings: str, backend: str = "trl", cards: int = 1) -> str:
+    found = recipes.load("llama-3.1-8b-gsm8k-12gb", settings)
+    with pytest.raises(RigError) as error:
+        plan.refuse(found, backend, int(gib * GIB), cards=cards)
+    return str(error.value.message)
+
+
+@pytest.mark.parametrize(
+    ("gib", "settings", "cards"),
+    [
+        (9.5, (), 1),
+        (8.0, (), 1),
+        (12.0, ("schedule.micro_batch=48",), 1),
+        (12.0, ("schedule.prompts_per_step=32",), 1),
+        (12.0, ("schedule.prompts_per_step=32", "schedule.micro_batch=48"), 2),
+        (24.0, ("grpo.max_completion_length=2048", "schedule.micro_batch=24"), 1),
+    ],
+)
+def test_what_can_not_fit_is_refused_with_what_does(
+    gib: float, settings: tuple[str, ...], cards: int
+) -> None:
+    said = refused(gib, *settings, cards=cards)
+    assert "it learns the same" in said
+    knobs = re.findall(r"--set (\S+=\d+)", said)
+    assert knobs
+    found = recipes.load("llama-3.1-8b-gsm8k-12gb", [*settings, *knobs])
+    plan.refuse(found, "trl", int(gib * GIB), cards=cards)
+    assert plan.make(found, cards=cards)["peak_gib"] <= gib
+    before = recipes.load("llama-3.1-8b-gsm8k-12gb", settings)
+    same = ("completions_per_step", "trainable_parameters", "tokens_per_step", "steps_per_epoch")
+    assert [plan.make(found)[key] for key in same] == [plan.make(before)[key] for key in same]
+
+
+def test_what_is_near_the_limit_is_tried() -> None:
+    found = recipes.load("llama-3.1-8b-gsm8k-12gb")
+    plan.refuse(found, "trl", int(12 * GIB))
+    plan.refuse(
+        found, "trl", int(10 * GIB)
+    )  # predicted 10.98, and predictions err by up to a tenth
+
+
+@pytest.mark.parametrize(
+    ("gib", "settings", "backend"),
+    [
+        (5.0, (), "trl"),
+        (12.0, ("model.precision=16bit",), "trl"),
+        (8.0, ("schedule.prompts_per_step=8",), "unsloth"),
+    ],
+)
+def test_what_no_portion_makes_fit_says_what_else_to_take(
+    gib: float, settings: tuple[str, ...], backend: str
+) -> None:
+    assert "Take a smaller model" in refused(gib, *settings, backend=backend)
+
+
+def test_a_model_that_can_not_be_counted_is_left_to_its_loader(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}', "utf-8")
+    found = recipes.load("llama-3.1-8b-gsm8k-12gb", [f"model.name={tmp_path}"])
+    plan.refuse(found, "trl", GIB)

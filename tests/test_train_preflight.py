@@ -6,6 +6,7 @@ No card is needed: a trainer stands in whose card holds so many completions and 
 from __future__ import annotations
 
 import contextlib
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,6 +66,7 @@ class Trainer:
         self.least: int | None = None
 
     def _room(self, wanted: int, there: int) -> None:
+        assert sys.exc_info()[1] is None, "an error in flight would keep the card full"
         if wanted > there:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 

@@ -32,6 +32,8 @@ class Backend:
     """Whether the card computes in bfloat16."""
     card: str
     """Its name, or `cpu`."""
+    memory: int = 0
+    """Its bytes; 0 on a CPU."""
 
     def facts(self) -> dict[str, Any]:
         """For run.json: backend, card, versions."""
@@ -80,8 +82,10 @@ def prepare(recipe: Recipe, folder: Path, *, quiet: bool = True) -> Backend:
         torch.set_num_threads(recipe.backend.threads)
     if quiet:
         hush()
-    card = torch.cuda.get_device_name() if cuda else "cpu"
-    return Backend(name, cuda, cuda and torch.cuda.is_bf16_supported(), card)
+    if not cuda:
+        return Backend(name, cuda=False, bf16=False, card="cpu")
+    card = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
+    return Backend(name, True, torch.cuda.is_bf16_supported(), card.name, card.total_memory)
 
 
 def limits(recipe: Recipe, backend: str, *, cuda: bool) -> list[str]:

@@ -15,6 +15,10 @@ from rig.errors import RigError, WrongUse
 from rig.runs import Run
 
 WORKER = "train.worker"
+WORKERS = "workers"
+"""Folder of the run with what the workers leave behind."""
+ERROR = "-error.txt"
+"""Ends the name of the file in which a worker says why it failed; its number comes first."""
 
 
 def check(cards: int) -> None:
@@ -34,9 +38,13 @@ def launch(run: Run, cards: int, *, quiet: bool) -> None:
     """Start `cards` processes on `run` and wait for them; the first one that fails ends all."""
     command = [
         sys.executable, "-P", "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={cards}", "--log-dir", str(run.path / "workers"),
+        f"--nproc-per-node={cards}", "--log-dir", str(run.path / WORKERS),
         "-m", WORKER, str(run.path.resolve()), *(["--quiet"] if quiet else []),
     ]  # fmt: skip
+    folder = run.path / WORKERS
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob(f"*{ERROR}"):
+        old.unlink()
     env = dict(os.environ, PYTHONPATH=_search_path())
     process = subprocess.Popen(command, env=env, stdout=2)  # stdout belongs to the result
     try:
@@ -46,10 +54,11 @@ def launch(run: Run, cards: int, *, quiet: bool) -> None:
         code = _wait_on(process)
     if code == 0:
         return
-    found = Run.open(run.path)
-    run.record = found.record
-    if error := found.record.get("error"):
-        raise RigError(str(error))
+    run.record = Run.open(run.path).record
+    if errors := sorted(folder.glob(f"*{ERROR}")):
+        message = errors[0].read_text("utf-8")
+        run.note(error=message)
+        raise RigError(message)
     if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     raise RigError(f"A worker ended with code {code}: see what it said above.")

@@ -61,7 +61,7 @@ def _work(
 
     backend = backends.prepare(recipe, run.path)
 
-    from train import data, preflight, report, rewards, settings
+    from train import data, plan, preflight, report, rewards, settings
     from train.alarms import Alarms
     from train.heldout import HeldOut
     from train.monitor import AsyncWitness, Monitor, Witness
@@ -74,6 +74,8 @@ def _work(
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
     problems = data.load(**table, system_prompt=speech.system_prompt)
     functions = [rewards.resolve(reward.name, reward.options, speech) for reward in recipe.rewards]
+    if backend.cuda and recipe.backend.preflight:
+        plan.refuse(recipe, backend.name, backend.memory, cards=gpus)
     trackers.begin()
 
     # ------------------------------------------------------------------------------------------------------

@@ -14,12 +14,17 @@ import click
 
 from rig.errors import RigError
 from train import memory, shape
-from train.memory import GIB
-from train.recipe import Recipe
+from train.memory import GIB, Memory
+from train.recipe import Recipe, dividing
 from train.settings import Portions
+from train.shape import Shape
 
 ROWS = {"gsm8k": 7473, "openai/gsm8k": 7473}
 """Training rows of data sets whose size is known without the network."""
+
+
+CERTAIN = 0.9
+"""A card below this share of the prediction is too small for certain: none was further off than a tenth."""
 
 
 def make(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
@@ -34,21 +39,7 @@ def make(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
         notes.append(f"{rows} training prompts are too few for one generation.")
     longest = recipe.data.max_prompt_length + recipe.grpo.max_completion_length
     backend = _backend(recipe)
-    predicted = memory.estimate(
-        model,
-        precision=recipe.model.precision,
-        trainable=trainable,
-        optim=recipe.schedule.optim,
-        micro_batch=portions.micro_batch,
-        generated=portions.generated,
-        generations=recipe.grpo.num_generations,
-        prompt=recipe.data.max_prompt_length,
-        completion=recipe.grpo.max_completion_length,
-        checkpointing=recipe.schedule.gradient_checkpointing,
-        decoder=_decoder(recipe, backend),
-        chunked=recipe.backend.chunked_logprobs,
-        cards=cards,
-    )
+    predicted = predict(recipe, model, backend, cards=cards)
     if recipe.grpo.use_vllm:
         share = recipe.grpo.vllm_gpu_memory_utilization
         notes.append(f"vLLM takes {share:.0%} of the card besides (vllm_gpu_memory_utilization).")
@@ -79,6 +70,64 @@ def make(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
         "tokens_per_step": portions.completions * longest,
         "notes": notes,
     }
+
+
+def predict(recipe: Recipe, model: Shape, backend: str, *, cards: int = 1) -> Memory:
+    """The memory of each card under `backend` (`trl` or `unsloth`)."""
+    portions = Portions.of(recipe, cards=cards)
+    return memory.estimate(
+        model,
+        precision=recipe.model.precision,
+        trainable=sum(model.lora(recipe.lora.r, recipe.lora.targets).values()),
+        optim=recipe.schedule.optim,
+        micro_batch=portions.micro_batch,
+        generated=portions.generated,
+        generations=recipe.grpo.num_generations,
+        prompt=recipe.data.max_prompt_length,
+        completion=recipe.grpo.max_completion_length,
+        checkpointing=recipe.schedule.gradient_checkpointing,
+        decoder=_decoder(recipe, backend),
+        chunked=recipe.backend.chunked_logprobs,
+        cards=cards,
+    )
+
+
+def refuse(recipe: Recipe, backend: str, card_bytes: int, *, cards: int = 1) -> None:
+    """Refuse what can't fit a card of `card_bytes` by far, before its weights are loaded.
+
+    Raises RigError with the settings that would fit and learn the same, if there are any. What is near the
+    limit passes: the preflight tries it.
+    """
+    try:
+        model = shape.of(recipe.model.name, recipe.model.revision)
+    except RigError:
+        return  # a model that can't be counted is tried; one that is not there, its loader explains
+    peak = predict(recipe, model, backend, cards=cards).peak
+    if peak * CERTAIN <= card_bytes:
+        return
+    said = (
+        f"This run would take about {peak / GIB:.1f} GiB, and the card has {card_bytes / GIB:.1f}."
+    )
+    knobs: dict[str, int] = {}
+    smaller = recipe
+    while peak > card_bytes:
+        found = predict(smaller, model, backend, cards=cards)
+        portions = Portions.of(smaller, cards=cards)
+        if found.learning >= found.generating and portions.micro_batch > 1:
+            knobs["micro_batch"] = dividing(portions.completions, portions.micro_batch // 2)
+        elif backend == "trl" and not recipe.grpo.use_vllm and portions.generated > 1:
+            half, group = portions.generated // 2, recipe.grpo.num_generations
+            knobs["generate_at_once"] = half - half % group or half
+        else:
+            raise RigError(
+                f"{said} Take a smaller model, model.precision=4bit or a shorter "
+                "grpo.max_completion_length: rig train RECIPE --plan says what each part takes."
+            )
+        schedule = recipe.schedule.model_copy(update=knobs)
+        smaller = recipe.model_copy(update={"schedule": schedule})
+        peak = predict(smaller, model, backend, cards=cards).peak
+    settings = " ".join(f"--set schedule.{name}={value}" for name, value in knobs.items())
+    raise RigError(f"{said} {peak / GIB:.1f} GiB suffice with {settings} (it learns the same).")
 
 
 def show(plan: dict[str, Any], recipe: str, *, as_json: bool) -> str:

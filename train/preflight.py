@@ -141,7 +141,7 @@ def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:
         try:
             if config is not None:
                 config.min_new_tokens = trainer.max_completion_length
-            # While an error is being handled it holds on to what its frames held: look for what fits after it.
+            # An error that is being handled holds on to what its frames held: what fits is tried after it.
             trainer._buffered_inputs, trainer._step = None, 0
             inputs = None
             with contextlib.suppress(torch.OutOfMemoryError):

@@ -10,20 +10,20 @@ import click
 from torch import distributed
 
 from rig.runs import Run
-from train import grpo, recipe
+from rig.writing import write_text
+from train import cards, grpo, recipe
 
 
 def main(path: str, quiet: bool = False) -> int:
-    """Train as one of many; the first process writes why it failed into run.json."""
+    """Train as one of many; each writes why it failed where `train.cards` looks for it."""
     run = Run.open(Path(path))
-    first = os.environ.get("RANK") == "0"
     found = recipe.parse((run.path / "recipe.toml").read_text("utf-8"), f"{path}/recipe.toml")
     try:
         grpo.work(run, found, gpus=int(os.environ["WORLD_SIZE"]), quiet=quiet)
         distributed.destroy_process_group()
     except click.ClickException as error:
-        if first:
-            run.note(error=error.message)
+        # Not into run.json, which belongs to the first process alone.
+        write_text(run.path / cards.WORKERS / f"{os.environ['RANK']}{cards.ERROR}", error.message)
         return 1
     except KeyboardInterrupt:
         return 130
