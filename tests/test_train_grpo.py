@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from one_thread import one_thread  # noqa: F401
-from small_runs import SMALL, start
+from small_runs import SMALL, reward_file, start
 
 import rig.cli
-from rig.errors import WrongUse
+from rig.errors import RigError, WrongUse
 from rig.runs import Run
 from rig.speech import TAUGHT, Speech
 from train import checkpoints, log, running
@@ -249,3 +249,25 @@ def test_two_processes_share_a_step(elsewhere: Path) -> None:
     rows = log.steps(run.path / log.LOG)
     assert [row["step"] for row in rows] == [1, 2]
     assert run.record["eval"]["after"]["n"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("bad", ["0", "1"])
+def test_what_stops_one_process_is_said_by_the_command(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    from train import cards
+
+    monkeypatch.setenv("BAD", bad)
+    mine = reward_file(
+        "import os\ndef mine(completions, **_):\n"
+        "    if os.environ['RANK'] == os.environ['BAD']:\n        raise KeyError('x')\n"
+        "    return [1.0 for _ in completions]\n"
+    )
+    found = recipes.load("embedded-arithmetic", [*SMALL, f'rewards=[{{name="{mine}:mine"}}]',
+                         "evaluation.problems=0", "backend.preflight=false"])  # fmt: skip
+    run = Run.create(Path("runs/both"), recipe=recipes.to_toml(found), base="embedded")
+    with pytest.raises(RigError, match=r"mine\.py:mine failed with KeyError: 'x'"):
+        cards.launch(run, 2, quiet=True)
+    assert "failed with KeyError" in Run.open(run.path).record["error"]
