@@ -133,7 +133,10 @@ class App:
     async def _tokenize(self, request: Request) -> Response:
         form = forms.read(forms.Tokenize, await request.body())
         found = await self._host.ask(
-            "tokenize", parts=[[form.content, form.parse_special]], add_special=form.add_special
+            "tokenize",
+            parts=[[form.content, form.parse_special]],
+            add_special=form.add_special,
+            pieces=form.with_pieces,
         )
         tokens: list[Any] = found["tokens"]
         if form.with_pieces:

@@ -83,7 +83,7 @@ def serve(
     path = locate(model)
     name = called(model, path)
     header, box = read(path), look()
-    fits = fit(header, box, ctx, micro_batch=batch, cache=cache_type)
+    fits = fit(header, box, ctx, micro_batch=batch, cache=cache_type, flash_attn=flash_attn)
     threads = threads or box.threads
     adapters = [_adapter(lora) for lora in loras]
     engine: dict[str, Any] = {

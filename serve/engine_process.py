@@ -114,10 +114,11 @@ class Worker:
                 self._engine.pause(message["id"], message["paused"])
             case "tokenize":
                 tokens = self._tokens(message["parts"], message["add_special"])
-                pieces = [
-                    self._native.piece(t, special=True).decode("utf-8", "replace") for t in tokens
-                ]
-                self.say({"answer": message["id"], "tokens": tokens, "pieces": pieces})
+                answer: dict[str, Any] = {"answer": message["id"], "tokens": tokens}
+                if message["pieces"]:
+                    pieces = (self._native.piece(t, special=True) for t in tokens)
+                    answer["pieces"] = [piece.decode("utf-8", "replace") for piece in pieces]
+                self.say(answer)
             case "detokenize":
                 self._detokenize(message)
             case "counts":

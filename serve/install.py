@@ -34,7 +34,7 @@ def plan(
     """
     path = models.locate(model).resolve()
     fits = fit(header.read(path), box.look(), settings["ctx"], micro_batch=settings["batch"],
-               cache=settings["cache_type"], name=model)  # fmt: skip
+               cache=settings["cache_type"], flash_attn=settings["flash_attn"], name=model)  # fmt: skip
     if user is not None:
         _known(user)
     words, key = _words(more)

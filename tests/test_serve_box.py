@@ -494,30 +494,36 @@ def log(level, text, data):
 lib.llama_log_set(log, ctypes.c_void_p(0))
 lib.llama_backend_init()
 model = lib.llama_model_load_from_file(sys.argv[1].encode(), lib.llama_model_default_params())
-for n_ctx, micro, kind in json.loads(sys.argv[2]):
+for n_ctx, micro, kind, flash in json.loads(sys.argv[2]):
     lines.clear()
     params = lib.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = n_ctx, micro, micro, 4
-    params.kv_unified, params.flash_attn_type, params.type_k, params.type_v = True, 1, kind, kind
+    params.kv_unified, params.flash_attn_type, params.type_k, params.type_v = True, flash, kind, kind
     context = lib.llama_init_from_model(model, params)
     print(json.dumps([line for line in lines if "buffer size" in line]))
     lib.llama_free(context)
 """
     path = model(tmp_path / "m.gguf", layers=6, width=512, ff=2048, heads=8, kv=4, vocab=20000)
-    cases = [(4096, 512, 1), (2000, 128, 1), (8192, 256, 8)]
+    cases = [
+        (4096, 512, 1, 1),
+        (2000, 128, 1, 1),
+        (8192, 256, 8, 1),
+        (8192, 512, 1, 0),
+        (16384, 128, 1, 0),
+    ]
     done = subprocess.run(
         [sys.executable, "-c", probe, str(path), json.dumps(cases)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = header.read(path)
     widened = replace(found, metadata=found.metadata | {"tokenizer.ggml.tokens": 20000})
-    for (tokens, micro, kind), line in zip(cases, done.stdout.splitlines(), strict=True):
+    for (tokens, micro, kind, flash), line in zip(cases, done.stdout.splitlines(), strict=True):
         sizes = dict(
             re.findall(r"CPU (\w+) buffer size = +([\d.]+) MiB", "".join(json.loads(line)))
         )
         ours = fit.cache_bytes(found, tokens, {1: "f16", 8: "q8_0"}[kind]) / 2**20
         assert ours == pytest.approx(float(sizes["KV"]), abs=0.01)
-        work = (fit.work_bytes(widened, micro) - fit.PROCESS) / 2**20
+        work = (fit.work_bytes(widened, micro, 0 if flash else tokens) - fit.PROCESS) / 2**20
         assert float(sizes["compute"]) <= work <= 1.25 * float(sizes["compute"])
 
 
@@ -534,6 +540,15 @@ def test_a_context_is_chosen_that_leaves_the_box_alive(free: float, context: int
     found = fit.fit(EIGHT, a_box(free))
     assert found.context == context, why
     assert found.need < free * GIB
+
+
+def test_scores_kept_for_plain_attention_leave_less_room_for_the_context() -> None:
+    plain, tiles = (fit.fit(EIGHT, a_box(8), flash_attn=flash) for flash in (False, True))
+    assert plain.context < tiles.context
+    assert plain.need < 8 * GIB
+    assert fit.fit(EIGHT, a_box(8), 18432).context == 18432
+    with pytest.raises(RigError, match=r"Ask for --ctx \d+ or less"):
+        fit.fit(EIGHT, a_box(8), 18432, flash_attn=False)
 
 
 def test_what_is_asked_for_is_taken_if_it_fits() -> None:

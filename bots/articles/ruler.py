@@ -35,15 +35,20 @@ class Ruler:
             )
         self._shared = client.card().get("owned_by") == "rig"
         self._bytes_per_token = BYTES_PER_TOKEN
+        self._counted: dict[str, int] = {}
+        """Exact counts: a long text is asked for when it is cut, and again when it was read."""
 
     def count(self, text: str) -> int:
         """Tokens of bare `text`."""
+        if text in self._counted:
+            return self._counted[text]
         if self.exact:
             try:
                 found = self._client.count_text(text)
             except Refused:
                 found = None
             if found is not None:
+                self._counted[text] = found
                 return found
             self.exact = False
             self.notes.append("The server can't count tokens: sizes are guessed from the letters.")
