@@ -251,6 +251,51 @@ def test_two_processes_share_a_step(elsewhere: Path) -> None:
     assert run.record["eval"]["after"]["n"] == 4
 
 
+LIKE_CARDS = """
+import torch
+torch.serialization.register_package(
+    1,
+    lambda storage: None,
+    lambda storage, place: storage if place.startswith("cpu:") else None,
+)
+"""
+"""torch restores cuda:1, but not cpu:1, as processes without cards call their device."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_go_on_as_if_nothing_had_happened(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after step 3, where each process has completions that wait to be learnt from."""
+    from train import cards
+
+    (elsewhere / "like_cards").mkdir()
+    (elsewhere / "like_cards" / "sitecustomize.py").write_text(LIKE_CARDS, "utf-8")
+    monkeypatch.syspath_prepend(str(elsewhere / "like_cards"))
+    settings = [*SMALL, "schedule.steps_per_batch=2", "evaluation.problems=0", "data.limit=12"]
+
+    def go(name: str, *steps: int) -> list[dict[str, Any]]:
+        first = recipes.load("embedded-arithmetic", [*settings, f"schedule.max_steps={steps[0]}"])
+        run = Run.create(Path("runs") / name, recipe=recipes.to_toml(first), base="embedded")
+        for count in steps:
+            recipes.save(
+                recipes.load("embedded-arithmetic", [*settings, f"schedule.max_steps={count}"]),
+                run.path,
+            )
+            cards.launch(run, 2, quiet=True)
+        rows = log.steps(run.path / log.LOG)
+        return [{k: v for k, v in row.items() if k not in log.CLOCK} for row in rows]
+
+    whole, halves = go("whole", 6), go("halves", 3, 6)
+    assert [row["step"] for row in whole] == list(range(1, 7))
+    assert halves == whole
+    adapters = [
+        Path("runs") / name / "adapter/adapter_model.safetensors" for name in ("whole", "halves")
+    ]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("bad", ["0", "1"])
