@@ -19,7 +19,8 @@ from serve import box as boxes
 from serve.fit import cache_bytes, fit, work_bytes
 from serve.header import Header, read
 
-BATCH = 512
+BATCH = 256
+"""The default of `rig serve`."""
 WORTH = 1.03
 """A setting is preferred to the usual one when it is faster by this much: less is noise."""
 READ, WRITTEN = 1000, 200
@@ -33,7 +34,7 @@ def bench(
 ) -> Report:
     """Measure the GGUF at `path` and return the object of `--json`; `told` hears how far it is."""
     header, box = read(path), boxes.look()
-    fits = fit(header, box, min(4096, header.context or 4096))
+    fits = fit(header, box, min(4096, header.context or 4096), micro_batch=BATCH)
     usual = threads or box.threads
     logical = _logical(box)
     tries = sorted(

@@ -22,14 +22,14 @@ from serve.words import WORDS
 @click.option("--ctx", type=click.IntRange(64), help="Tokens of context; default: what fits.")
 @click.option("--parallel", default=4, type=click.IntRange(1, 64), help="Replies at a time.")
 @click.option("--threads", type=click.IntRange(1), help="Default: performance cores allowed here.")
-@click.option("--batch", default=512, type=click.IntRange(32, 4096), help="Tokens in one step.")
+@click.option("--batch", default=256, type=click.IntRange(32, 4096), help="Tokens in one step.")
 @click.option(
     "--cache-type", default="f16", type=click.Choice(["f16", "q8_0"]), help="Of the KV cache."
 )
 @click.option(
     "--flash-attn/--no-flash-attn",
     default=True,
-    help="Off: reads slower, writes faster after long prompts.",
+    help="Off: more memory; on some CPUs faster after long prompts (try it).",
 )
 @click.option("--mlock", is_flag=True, help="Keep the model from being swapped out.")
 @click.option("--lora", "loras", multiple=True, metavar="[NAME=]PATH", help="LoRA adapter as GGUF.")

@@ -45,7 +45,7 @@ class Settings:
     ctx: int
     parallel: int = 4
     threads: int = 2
-    batch: int = 512
+    batch: int = 256
     kv_type: str = "f16"
     flash_attn: bool = True
     mlock: bool = False

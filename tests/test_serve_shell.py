@@ -685,10 +685,10 @@ def test_only_what_is_better_each_time_is_recommended(
     report = {
         "threads_usual": 2,
         "threads": [{"threads": 2, "rounds": usual}, {"threads": 4, "rounds": four}],
-        "batch": [{"batch": 512, "rounds": usual}],
+        "batch": [{"batch": 256, "rounds": usual}],
         "cache": [{"cache": "f16", "rounds": usual}],
     }
-    assert bench.settings(report) == {"threads": chosen, "batch": 512, "cache_type": "f16"}
+    assert bench.settings(report) == {"threads": chosen, "batch": 256, "cache_type": "f16"}
 
 
 def test_what_each_token_reads_is_all_weights_but_the_unused_rows(embedded_gguf: Path) -> None:
