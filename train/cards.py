@@ -37,7 +37,7 @@ def check(cards: int) -> None:
 def launch(run: Run, cards: int, *, quiet: bool) -> None:
     """Start `cards` processes on `run` and wait for them; the first one that fails ends all."""
     command = [
-        sys.executable, "-P", "-m", "torch.distributed.run", "--standalone",
+        sys.executable, "-P", "-m", "train.cards", "--standalone",
         f"--nproc-per-node={cards}", "--log-dir", str(run.path / WORKERS),
         "-m", WORKER, str(run.path.resolve()), *(["--quiet"] if quiet else []),
     ]  # fmt: skip
@@ -45,7 +45,8 @@ def launch(run: Run, cards: int, *, quiet: bool) -> None:
     folder.mkdir(exist_ok=True)
     for old in folder.glob(f"*{ERROR}"):
         old.unlink()
-    env = dict(os.environ, PYTHONPATH=_search_path())
+    env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // cards)), **os.environ}
+    env["PYTHONPATH"] = _search_path()
     process = subprocess.Popen(command, env=env, stdout=2)  # stdout belongs to the result
     try:
         code = process.wait()
@@ -76,3 +77,29 @@ def _wait_on(process: subprocess.Popen[bytes]) -> int:
 def _search_path() -> str:
     """Workers import the same packages as this process, without the working folder (`-P`)."""
     return os.pathsep.join(path for path in sys.path if path)
+
+
+def bring_together(words: list[str]) -> int:
+    """torch's launcher without its logs and tracebacks: what went wrong, the workers have said themselves.
+
+    Returns 0, the exit code of the process that failed, or 128 and the signal that ended it.
+    """
+    import logging
+
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    try:
+        run.main(words)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except ChildFailedError as error:
+        code = next(iter(error.failures.values())).exitcode
+        return code if code > 0 else 128 - code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(bring_together(sys.argv[1:]))

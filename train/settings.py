@@ -133,6 +133,7 @@ def complete(
         "logging_first_step": False,
         "logging_nan_inf_filter": False,  # a loss that is NaN must be seen
         "log_completions": False,  # prints tables to stdout
+        "log_level_replica": "error",  # the first process says it
         "save_strategy": "steps",
         "save_steps": s.save_every,
         "save_total_limit": None,
