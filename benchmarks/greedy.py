@@ -2,8 +2,8 @@
 
     python benchmarks/greedy.py --model MODEL.gguf [--model ANOTHER.gguf] [--unpack]
 
-Eight prompts are answered one by one, greedily. Then the same tokens are computed again alone, and with all
-eight sequences in one batch: teacher-forced, so that both computations have the same past at every token.
+Eight prompts are answered one by one, greedily. Then the same tokens are computed again: alone, alone with
+the prompt in pieces, and all eight sequences in one batch; teacher-forced, so that all have the same past.
 Each row says how far the scores moved (the largest move among the vocabulary), how far the best is ahead of
 the second (the gap), and how often the best changed. `near` is the share of tokens whose gap is small enough
 for a move to matter. `again alone` must be 0 throughout: the same computation twice.
@@ -70,19 +70,20 @@ def run(native: Native, rows: list[tuple[int, int, int, bool]]) -> list[Any]:
     return [native.logits(at).copy() for at, row in enumerate(rows) if row[3]]
 
 
-def read(native: Native, prompt: list[int], seq: int) -> Any:
-    """Read a prompt alone; the scores after it."""
+def read(native: Native, prompt: list[int], seq: int, piece: int = 512) -> Any:
+    """Read a prompt alone, `piece` tokens at a time; the scores after it."""
     last = len(prompt) - 1
     rows = [(token, at, seq, at == last) for at, token in enumerate(prompt)]
-    return run(native, rows)[0]
+    found = [run(native, rows[at : at + piece]) for at in range(0, len(rows), piece)]
+    return found[-1][0]
 
 
 def alone(
-    native: Native, prompt: list[int], forced: list[int] | None = None
+    native: Native, prompt: list[int], forced: list[int] | None = None, piece: int = 512
 ) -> tuple[list[int], list[Any]]:
     """Tokens chosen greedily (or `forced`) in sequence 0, and the scores behind each."""
     native.cut(0)
-    scores = [read(native, prompt, 0)]
+    scores = [read(native, prompt, 0, piece)]
     tokens = [forced[0] if forced else int(scores[0].argmax())]
     while len(tokens) < TOKENS:
         scores += run(native, [(tokens[-1], len(prompt) + len(tokens) - 1, 0, True)])
@@ -163,10 +164,12 @@ class Trial:
         )
         self.asked = prompts(self.native, asked.seed)
 
-    def alone(self, forced: list[list[int]] | None = None) -> tuple[list[list[int]], list[Any]]:
+    def alone(
+        self, forced: list[list[int]] | None = None, piece: int = 512
+    ) -> tuple[list[list[int]], list[Any]]:
         """Every prompt by itself: tokens and scores."""
         given = forced or [None] * len(self.asked)
-        pairs = [alone(self.native, p, f) for p, f in zip(self.asked, given, strict=True)]
+        pairs = [alone(self.native, p, f, piece) for p, f in zip(self.asked, given, strict=True)]
         return [tokens for tokens, _ in pairs], [scores for _, scores in pairs]
 
 
@@ -177,6 +180,8 @@ def trials(path: Path, asked: argparse.Namespace) -> Iterator[tuple[str, str, st
         trial = Trial(path, asked, flash=flash)
         said, scores = trial.alone()
         yield trial.name, kind, "again alone", compare(scores, trial.alone(said)[1])
+        pieces = trial.alone(said, piece=50)[1]
+        yield trial.name, kind, "alone, prompt in pieces of 50", compare(scores, pieces)
         company = together(trial.native, trial.asked, said)
         yield trial.name, kind, "among eight", compare(scores, company)
         del trial
