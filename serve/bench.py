@@ -16,11 +16,9 @@ from typing import Any
 
 from rig.errors import RigError
 from serve import box as boxes
-from serve.fit import cache_bytes, fit, work_bytes
+from serve.fit import BATCH, cache_bytes, fit, work_bytes
 from serve.header import Header, read
 
-BATCH = 256
-"""The default of `rig serve`."""
 WORTH = 1.03
 """A setting is preferred to the usual one when it is faster by this much: less is noise."""
 READ, WRITTEN = 1000, 200

@@ -91,6 +91,7 @@ def serve(
         "parallel": parallel,
         "threads": threads,
         "batch": batch,
+        "parked_bytes": fits.parked,
         "kv_type": cache_type,
         "flash_attn": flash_attn,
         "mlock": mlock,

@@ -17,6 +17,7 @@ from serve.engine_native import FLASH_TILE, Native
 from serve.engine_pace import Pace
 from serve.engine_reply import Event, Job, Writing
 from serve.engine_threads import Threads
+from serve.fit import PARKED
 from serve.prefix import Adapters, common_length
 from serve.prefix_disk import PrefixDisk
 
@@ -39,7 +40,7 @@ class Engine:
         emit: Callable[[list[Event]], None],
         *,
         disk: PrefixDisk | None = None,
-        parked_bytes: int = 256 << 20,
+        parked_bytes: int = PARKED,
         at_work: Callable[[int], None] = lambda job: None,
         drafting: bool = True,
     ) -> None:

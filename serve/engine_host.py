@@ -23,6 +23,7 @@ from typing import Any
 
 from rig.errors import RigError
 from serve import box
+from serve.fit import BATCH, PARKED
 
 PROGRAM: tuple[str, ...] = ("-m", "serve.engine_process")
 """What Python runs as the engine."""
@@ -39,13 +40,14 @@ KILLED_LOADING_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How the engine process loads its model; sizes in tokens, `disk_bytes` in bytes (0 = no disk cache)."""
+    """How the engine process loads its model; sizes in tokens, `*_bytes` in bytes (0 = no disk cache)."""
 
     model: str
     ctx: int
     parallel: int = 4
     threads: int = 2
-    batch: int = 256
+    batch: int = BATCH
+    parked_bytes: int = PARKED
     kv_type: str = "f16"
     flash_attn: bool = True
     mlock: bool = False

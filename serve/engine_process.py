@@ -63,6 +63,7 @@ class Worker:
             self._native,
             self._emit,
             disk=disk,
+            parked_bytes=settings["parked_bytes"],
             at_work=self._at_work,
             drafting=settings["drafting"],
         )

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from rig.errors import RigError, WrongUse
 from serve import box, fit, header
+from serve.engine_host import Settings
 
 GIB = 2**30
 
@@ -531,9 +532,9 @@ for n_ctx, micro, kind, flash in json.loads(sys.argv[2]):
     ("free", "context", "why"),
     [
         (12, 16384, "room enough: the usual size, not the trained 131,072"),
-        (8, 9984, "half of what the weights leave"),
-        (6.2, 2560, "little is left: half of little"),
-        (5.65, 512, "almost nothing is left: the least that is of use"),
+        (8, 10496, "half of what the weights leave"),
+        (6.2, 3072, "little is left: half of little"),
+        (5.55, 512, "almost nothing is left: the least that is of use"),
     ],
 )
 def test_a_context_is_chosen_that_leaves_the_box_alive(free: float, context: int, why: str) -> None:
@@ -580,3 +581,19 @@ def test_a_quantised_cache_holds_more() -> None:
 def test_more_than_the_model_was_trained_on_is_wrong_use() -> None:
     with pytest.raises(WrongUse, match="131072"):
         fit.fit(EIGHT, a_box(64, 64), 200_000)
+
+
+def test_copies_of_what_rests_are_counted() -> None:
+    found = fit.fit(EIGHT, a_box(12), 8192)
+    assert found.parked == fit.PARKED < found.cache
+    assert found.need == found.weights + found.cache + found.work + fit.PARKED
+    small = fit.fit(EIGHT, a_box(12), 1024)
+    assert small.parked == small.cache == 1024 * 128 * 2**10
+    assert "kept prefixes" in small.sentence()
+
+
+def test_a_step_is_as_large_in_the_command_as_in_the_arithmetic() -> None:
+    from serve.cli import serve
+
+    default = next(option.default for option in serve.params if option.name == "batch")
+    assert default == fit.BATCH == Settings(model="", ctx=1).batch

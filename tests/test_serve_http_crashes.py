@@ -275,26 +275,16 @@ def test_a_hundred_requests_with_cancellations_are_all_accounted_for(plain: Serv
     accounted(plain, 100)
 
 
-SMALL = """
-import functools
-from serve import engine_process
-engine_process.Engine = functools.partial(engine_process.Engine, parked_bytes=2 << 20)
-engine_process.main()
-"""
-
-
 @pytest.mark.slow
 def test_a_thousand_requests_with_cancellations_leave_memory_flat(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With room for 2 MiB of parked prefixes instead of 256, so that it is full when the count begins.
+    """Copies of prefixes fill their room, as much as the context takes, before the count begins.
 
-    And without huge pages: the heap of a process of 40 MB would grow by 5 % or not at all.
+    Without huge pages: the heap of a process of 40 MB would grow by 5 % or not at all.
     """
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    (tmp_path / "small.py").write_text(SMALL)
-    program = engine(tmp_path / "small.py")
-    with Server(folder / "plain.gguf", tmp_path, "--ctx", "2048", program=program) as server:
+    with Server(folder / "plain.gguf", tmp_path, "--ctx", "2048") as server:
         accounted(server, 900)  # caches fill, pools grow to their size
         (worker,) = server.workers()
         pids = {"engine": worker, "http": server.process.pid}
