@@ -5,15 +5,11 @@ the model (a running `rig serve` leaves its address in the state folder), else a
 `[model] name` that leaves by itself when idle.
 
 Two callers at the same moment start one server: the second waits at a lock and then finds the first one's.
-A server holds a lock of its own for as long as it lives, so what a killed one left behind is known for
-what it is, whoever has its process id or its port by now.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -26,10 +22,10 @@ from typing import Any
 
 import click
 
-from rig import places
+from rig import servers
 from rig.client import Client
 from rig.errors import RigError, WrongUse
-from rig.runs import RECORD, Run, find
+from rig.runs import find
 from rig.validation import Frozen, section
 
 
@@ -81,83 +77,13 @@ def connect(
     )
 
 
-def identity(name: str) -> str:
-    """One string for one model, however it was written: the resolved GGUF file, or the reference.
-
-    A run is known by its last export: after a new one, the server of the old one is another model's.
-    """
-    path = find(name)
-    if (path / RECORD).is_file() and (exported := Run.open(path).ggufs()):
-        path = exported[0]
-    return str(path.resolve()) if path.exists() else name
-
-
-# ---------------------------------------------------------------------------------------------
-# for the server
-
-_alive: dict[Path, Any] = {}
-
-
-def announce(name: str, **facts: Any) -> Path:
-    """Leave a ready server's address (`url=`, `api_key=`) for others to find, until `withdraw`.
-
-    Only the user may read it. Call it in the process that lives as long as the server does.
-    """
-    from rig.writing import write_text
-
-    folder = _servers()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{_key(name)}-{os.getpid()}.json"
-    withdraw(path)
-    lock = _life(path)
-    lock.acquire(
-        timeout=5
-    )  # for an instant, somebody may be looking whether an earlier one is dead
-    _alive[path] = lock
-    write_text(path, json.dumps({"model": identity(name), "pid": os.getpid(), **facts}))
-    path.chmod(0o600)
-    return path
-
-
-def withdraw(path: Path) -> None:
-    """Take the address back: first thing when leaving, so that nobody comes to a closing door."""
-    lock = _alive.pop(path, None)
-    path.unlink(missing_ok=True)
-    if lock is not None:
-        lock.release()
-        path.with_suffix(".alive").unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------------------------------------
-# for those who ask
-
-
 def running(name: str | None) -> dict[str, Any] | None:
     """The announced server of the model that really answers; any server when `name` is None."""
-    for found in announced(name):
+    for found in servers.living(name):
         with Client(found["url"], api_key=found.get("api_key")) as client:
             if client.healthy():
                 return found
     return None
-
-
-def announced(name: str | None = None) -> list[dict[str, Any]]:
-    """What living servers of the model (of any, when None) say of themselves, the newest first.
-
-    Keys: `model`, `url`, `pid`, perhaps `api_key`. What dead ones left is swept away.
-    """
-    pattern = "*.json" if name is None else f"{_key(name)}-*.json"
-    found = []
-    for path in _servers().glob(pattern):
-        if path not in _alive and _is_dead(path):
-            path.unlink(missing_ok=True)
-            path.with_suffix(".alive").unlink(missing_ok=True)
-            continue
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # it left between the listing and the reading
-            found.append((path.stat().st_mtime, dict(json.loads(path.read_text("utf-8")))))
-    return [facts for _, facts in sorted(found, key=lambda pair: -pair[0])]
 
 
 def start(name: str, *, idle: int, timeout: float) -> dict[str, Any]:
@@ -165,8 +91,8 @@ def start(name: str, *, idle: int, timeout: float) -> dict[str, Any]:
     import filelock
 
     deadline = time.monotonic() + timeout
-    _servers().mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = filelock.FileLock(_servers() / f"{_key(name)}.lock")
+    servers.folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = filelock.FileLock(servers.folder() / f"{servers.key(name)}.lock")
     try:
         with lock.acquire(timeout=timeout):
             return _awaited(name, deadline) or _started(name, idle, deadline, timeout)
@@ -184,7 +110,7 @@ def stop(found: dict[str, Any]) -> None:
 
 def command(name: str, idle: int) -> list[str]:
     """What starts a server that takes any free port and leaves after `idle` seconds without work."""
-    serve = [sys.executable, "-P", "-m", "rig", "serve", identity(name)]
+    serve = [sys.executable, "-P", "-m", "rig", "serve", servers.identity(name)]
     return [*serve, "--port", "0", "--idle-exit", str(idle)]
 
 
@@ -193,7 +119,7 @@ def _awaited(name: str, deadline: float) -> dict[str, Any] | None:
     while True:
         if found := running(name):
             return found
-        living = announced(name)
+        living = servers.living(name)
         if not living:
             return None
         if time.monotonic() > deadline:
@@ -246,37 +172,5 @@ def _background(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[by
     threading.Thread(target=process.wait, daemon=True).start()
 
 
-def _is_dead(path: Path) -> bool:
-    import filelock
-
-    lock = _life(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return False
-    lock.release()
-    return True
-
-
-def _life(path: Path) -> Any:
-    """The lock that the server of the announcement `path` holds while it lives."""
-    import filelock
-
-    return filelock.FileLock(path.with_suffix(".alive"), thread_local=False)
-
-
-def _servers() -> Path:
-    return places.state_dir() / "servers"
-
-
 def _log(name: str) -> Path:
-    return _servers() / f"{_key(name)}.log"
-
-
-def _key(name: str) -> str:
-    known = identity(name)
-    path = Path(known)
-    if path.is_file():  # the same name over other weights is another model
-        stat = path.stat()
-        known += f" {stat.st_size} {stat.st_mtime_ns}"
-    return hashlib.sha256(known.encode()).hexdigest()[:16]
+    return servers.folder() / f"{servers.key(name)}.log"

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rig import runs, starter, systemd
+from rig import runs, servers, starter, systemd
 from rig.errors import RigError, WrongUse
 from rig.writing import write_text
 from serve import box, header, models
@@ -99,16 +99,16 @@ def status(name: str) -> dict[str, Any]:
             known = systemd.runs()
             state = known and systemd.systemctl("is-active", name, system=system, check=False)
             units.append({"unit": str(unit.path), "system": system, "state": state or "unknown"})
-    servers = [
-        {key: value for key, value in found.items() if key != "api_key"}
-        for found in starter.announced()
+    found = [
+        {key: value for key, value in server.items() if key != "api_key"}
+        for server in servers.living()
     ]
-    return {"units": units, "servers": servers}
+    return {"units": units, "servers": found}
 
 
 def stop(model: str | None) -> list[dict[str, Any]]:
     """Ask the running servers (of one model, or all) to leave; returns those that were asked."""
-    found = starter.announced(model)
+    found = servers.living(model)
     for server in found:
         starter.stop(server)
     return found

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rig import runs, starter
+from rig import runs, servers
 from rig.errors import RigError, WrongUse, nearest
 from serve import box, header, pull
 from serve.box import sized
@@ -67,7 +67,7 @@ def called(name: str, path: Path) -> str:
 def everything(extra: list[Path]) -> list[Model]:
     """All models of the runs here, all pulled ones, and those in `extra` (files or folders)."""
     here = box.look()
-    served = {found["model"]: found["url"] for found in starter.announced()}
+    served = {found["model"]: found["url"] for found in servers.living()}
     found: dict[Path, Model] = {}
     for name, path in [*_of_runs(), *_pulled_files(), *_of_paths(extra)]:
         if path.resolve() not in found:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import uvicorn
 
-from rig import notify, starter
+from rig import notify, servers
 from rig.errors import RigError, WrongUse
 from serve import header
 from serve.app import App, AppSettings
@@ -95,11 +95,11 @@ class Service:
         await loading
 
     def _announce(self, url: str) -> None:
-        self._announced = starter.announce(self._model, url=url, api_key=self._key)
+        self._announced = servers.announce(self._model, url=url, api_key=self._key)
 
     def _withdraw(self) -> None:
         if self._announced is not None:
-            starter.withdraw(self._announced)
+            servers.withdraw(self._announced)
             self._announced = None
 
     async def _watch(self, server: Server, serving: asyncio.Task[None], url: str) -> None:

@@ -215,11 +215,11 @@ def bench(model: str, rounds: int, tokens: int, threads: int | None, as_json: bo
     import json
     import os
 
-    from rig.starter import announced
+    from rig import servers
     from serve import bench as benching
     from serve.models import locate
 
-    for server in announced():
+    for server in servers.living():
         click.echo(f"{server['url']} runs too and disturbs: rig serve stop", err=True)
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1:
         click.echo(

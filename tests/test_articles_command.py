@@ -129,7 +129,7 @@ def test_out_is_written_and_stdout_stays_empty(server: CountingServer, tmp_path:
 
 
 def test_a_new_export_of_the_same_run_is_another_model(tmp_path: Path) -> None:
-    from bots.articles.errand import fingerprint
+    from rig.servers import fingerprint
 
     model = tmp_path / "m.gguf"
     model.write_bytes(b"GGUF one")

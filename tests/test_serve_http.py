@@ -18,7 +18,7 @@ import pytest
 import serve_gguf
 from serve_server import Server
 
-from rig import starter
+from rig import servers
 from rig.client import Answer, Busy, Client, Overflow, Refused
 from rig.speech import TAUGHT
 
@@ -157,7 +157,7 @@ def test_our_own_client_gets_all_it_can_ask_for(taught: Server) -> None:
 
 def test_the_shell_finds_a_running_server(taught: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIG_HOME", str(taught.home))
-    found = starter.announced()
+    found = servers.living()
     assert taught.url in [server["url"] for server in found]
 
 

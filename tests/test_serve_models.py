@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from fake_hub import COMMIT, FakeHub, fake_hub
 
 import rig.cli
-from rig import starter
+from rig import servers
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
 from serve import header, models, pull
@@ -452,9 +452,9 @@ def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
     broken = elsewhere / "broken.gguf"
     broken.write_bytes(b"<html>not found</html>")
     url = "http://127.0.0.1:1"
-    announced = starter.announce("reason", url=url)
+    announced = servers.announce("reason", url=url)
     result = CliRunner().invoke(rig.cli.main, ["models", str(broken), "--json"])
-    starter.withdraw(announced)
+    servers.withdraw(announced)
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert set(rows) == {"reason", "o/r:Q4_K_M", str(broken)}
     assert rows["reason"]["taught"]

@@ -25,7 +25,7 @@ from conftest import needs
 from scripted_http import Say, ScriptedServer, delta, events
 
 import rig.cli
-from rig import notify, places, starter
+from rig import notify, places, servers, starter
 from rig.client import Client
 from rig.errors import RigError
 from rig.speech import TAUGHT
@@ -508,9 +508,9 @@ def served(embedded_gguf: Path, elsewhere: Path) -> Iterator[Path]:
     """The embedded model as the one that rig.toml names; what serves it in the end is asked to leave."""
     (elsewhere / "rig.toml").write_text(f'[model]\nname = "{embedded_gguf}"\nidle = 60\n')
     yield embedded_gguf
-    for found in starter.announced():
+    for found in servers.living():
         starter.stop(found)
-    assert eventually(lambda: not starter.announced())
+    assert eventually(lambda: not servers.living())
 
 
 def test_a_shell_starts_the_server_and_it_leaves_by_itself(served: Path, elsewhere: Path) -> None:
@@ -519,12 +519,12 @@ def test_a_shell_starts_the_server_and_it_leaves_by_itself(served: Path, elsewhe
     assert first.exit_code == 0, first.stderr
     assert "toy" in first.stdout
     assert "Loading" in first.stderr
-    (found,) = starter.announced()
+    (found,) = servers.living()
     workers = psutil.Process(found["pid"]).children(recursive=True)
     second = run("ask", "--temperature", "0", "--model", str(served), "Who are you?")
     assert second.stdout == first.stdout
     assert "Loading" not in second.stderr
-    assert eventually(lambda: not starter.announced())
+    assert eventually(lambda: not servers.living())
     assert eventually(lambda: not any(p.is_running() for p in workers)), "the memory is given back"
 
 
@@ -533,7 +533,7 @@ def test_two_shells_at_the_same_moment_share_one_server(served: Path) -> None:
     answers = [process.communicate(timeout=60) for process in processes]
     assert len({out for out, _ in answers}) == 1
     assert all(process.returncode == 0 for process in processes), answers
-    assert len(starter.announced()) == 1
+    assert len(servers.living()) == 1
     assert sum("Loading" in err for _, err in answers) == 1
 
 
@@ -598,9 +598,9 @@ def test_idle_it_gives_the_memory_back_and_returns_when_asked(served: Path) -> N
 def test_whoever_comes_at_the_last_moment_is_answered_and_it_stays(served: Path) -> None:
     found = starter.start(str(served), idle=2, timeout=60)  # longer than the last call
     with Client(found["url"]) as client:
-        assert eventually(lambda: not starter.announced())
+        assert eventually(lambda: not servers.living())
         assert client.chat([{"role": "user", "content": "Who are you?"}], max_tokens=3).text
-    assert eventually(lambda: starter.announced() == [found])
+    assert eventually(lambda: servers.living() == [found])
     assert eventually(lambda: not psutil.pid_exists(found["pid"])), "and leaves when nobody comes"
 
 

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 from scripted_http import Say, ScriptedServer
 
-from rig import places, starter
+from rig import places, servers, starter
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
 
 STAND_IN = """
 import json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from rig import starter
+from rig import servers
 name, idle, plan = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])
 print("loading the model", flush=True)
 time.sleep(plan.get("load", 0))
@@ -41,9 +41,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 threading.Thread(target=http.serve_forever, daemon=True).start()
-path = starter.announce(name, url=f"http://127.0.0.1:{http.server_port}")
+path = servers.announce(name, url=f"http://127.0.0.1:{http.server_port}")
 time.sleep(idle)
-starter.withdraw(path)
+servers.withdraw(path)
 """
 
 
@@ -53,12 +53,12 @@ def plan(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> Iterator[dict[str,
     plan: dict[str, Any] = {}
 
     def command(name: str, idle: int) -> list[str]:
-        arguments = [starter.identity(name), str(idle), json.dumps(plan)]
+        arguments = [servers.identity(name), str(idle), json.dumps(plan)]
         return [sys.executable, "-c", STAND_IN, *arguments]
 
     monkeypatch.setattr(starter, "command", command)
     yield plan
-    for found in starter.announced():
+    for found in servers.living():
         starter.stop(found)
 
 
@@ -76,7 +76,7 @@ def test_a_server_is_started_found_again_and_leaves_nothing(plan: dict[str, Any]
     assert starter.running("some/model:Q4_K_M") == found == starter.running(None)
     assert starter.running("other/model") is None
     starter.stop(found)
-    assert eventually(lambda: starter.announced() == []), "silent first, and gone a moment later"
+    assert eventually(lambda: servers.living() == []), "silent first, and gone a moment later"
     assert not [
         p for p in (places.state_dir() / "servers").iterdir() if p.suffix in (".json", ".alive")
     ]
@@ -111,7 +111,7 @@ def test_callers_at_the_same_moment_start_one_server(plan: dict[str, Any], calle
     said = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * callers, said
     assert len({out for out, _ in said}) == 1, "all came to the same process"
-    assert len(starter.announced()) == 1
+    assert len(servers.living()) == 1
     assert sum("Loading" in err for _, err in said) == 1, "one of them loaded it"
 
 
@@ -124,15 +124,15 @@ def test_again_and_again_they_start_one(plan: dict[str, Any], round_: int) -> No
 def test_what_a_killed_server_left_is_swept_away(plan: dict[str, Any]) -> None:
     first = starter.start("m", idle=60, timeout=30)
     os.kill(first["pid"], signal.SIGKILL)
-    assert eventually(lambda: starter.announced() == [])
+    assert eventually(lambda: servers.living() == [])
     second = starter.start("m", idle=60, timeout=30)
     assert second["pid"] != first["pid"]
-    assert starter.announced("m") == [second]
+    assert servers.living("m") == [second]
 
 
 def test_a_stranger_on_the_port_of_a_dead_server_is_not_taken_for_it(plan: dict[str, Any]) -> None:
     with ScriptedServer() as stranger:
-        path = places.state_dir() / "servers" / f"{starter._key('m')}-{os.getpid()}.json"
+        path = places.state_dir() / "servers" / f"{servers.key('m')}-{os.getpid()}.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"model": "m", "url": stranger.url, "pid": os.getpid()}))
         assert starter.running("m") is None
@@ -141,10 +141,10 @@ def test_a_stranger_on_the_port_of_a_dead_server_is_not_taken_for_it(plan: dict[
 
 
 def test_half_an_announcement_is_no_server(plan: dict[str, Any]) -> None:
-    path = starter.announce("m", url="http://127.0.0.1:1")
+    path = servers.announce("m", url="http://127.0.0.1:1")
     path.write_text('{"model": ')
-    assert starter.announced("m") == []
-    starter.withdraw(path)
+    assert servers.living("m") == []
+    servers.withdraw(path)
 
 
 def test_a_server_that_dies_while_loading_is_told_with_its_own_words(plan: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def test_a_server_that_dies_while_loading_is_told_with_its_own_words(plan: dict[
         RigError, match="m could not be served: m needs 40 GiB, and 2 are free here"
     ):
         starter.start("m", idle=60, timeout=30)
-    assert starter.announced() == []
+    assert servers.living() == []
 
 
 def test_a_server_that_never_gets_ready_is_stopped(plan: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ def test_a_server_that_never_gets_ready_is_stopped(plan: dict[str, Any]) -> None
     with pytest.raises(RigError, match=r"not ready after 1 s.*start_timeout"):
         starter.start("m", idle=60, timeout=1)
     assert time.monotonic() - begun < 15
-    assert starter.announced() == []
+    assert servers.living() == []
 
 
 def test_a_living_server_that_is_not_well_is_waited_for(
@@ -185,7 +185,7 @@ def test_ctrl_c_while_it_loads_stops_it_too(plan: dict[str, Any]) -> None:
     caller = subprocess.Popen(
         [sys.executable, "-c", probe], env=environment, stderr=subprocess.PIPE
     )
-    log = places.state_dir() / "servers" / f"{starter._key('shared/model')}.log"
+    log = places.state_dir() / "servers" / f"{servers.key('shared/model')}.log"
     assert eventually(lambda: log.exists() and b"loading" in log.read_bytes())
     children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()
     caller.send_signal(signal.SIGINT)
@@ -202,11 +202,11 @@ def test_one_model_has_one_name_however_it_is_written(elsewhere: Path) -> None:
     run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
     weights = run.path / "reason-Q8_0.gguf"
     weights.write_bytes(b"GGUF")
-    assert starter.identity("reason") == str(run.path.resolve()), "nothing is exported yet"
+    assert servers.identity("reason") == str(run.path.resolve()), "nothing is exported yet"
     run.note("exported", exports=[{"file": weights.name}])
     names = ["reason", "runs/reason", str(run.path), "runs/reason/reason-Q8_0.gguf", str(weights)]
-    assert {starter.identity(name) for name in names} == {str(weights)}
-    assert starter.identity("org/repo:Q4_K_M") == "org/repo:Q4_K_M"
+    assert {servers.identity(name) for name in names} == {str(weights)}
+    assert servers.identity("org/repo:Q4_K_M") == "org/repo:Q4_K_M"
 
 
 def test_new_weights_under_the_old_name_are_another_model(
@@ -228,19 +228,19 @@ def test_without_a_model_the_newest_server_answers(plan: dict[str, Any]) -> None
 
 
 def test_an_announcement_is_for_its_user_alone(elsewhere: Path) -> None:
-    path = starter.announce("m", url="http://127.0.0.1:1", api_key="s3cret")
+    path = servers.announce("m", url="http://127.0.0.1:1", api_key="s3cret")
     assert path.stat().st_mode & 0o077 == 0
     assert path.parent.stat().st_mode & 0o077 == 0
-    starter.withdraw(path)
+    servers.withdraw(path)
     assert not path.exists()
 
 
 def test_a_server_announces_anew_under_the_same_process(elsewhere: Path) -> None:
-    path = starter.announce("m", url="http://127.0.0.1:1")
-    assert starter.announce("m", url="http://127.0.0.1:2") == path
-    assert [found["url"] for found in starter.announced("m")] == ["http://127.0.0.1:2"]
-    starter.withdraw(path)
-    starter.withdraw(path)
+    path = servers.announce("m", url="http://127.0.0.1:1")
+    assert servers.announce("m", url="http://127.0.0.1:2") == path
+    assert [found["url"] for found in servers.living("m")] == ["http://127.0.0.1:2"]
+    servers.withdraw(path)
+    servers.withdraw(path)
 
 
 def test_nothing_named_and_nothing_running_says_what_to_give(elsewhere: Path) -> None:
@@ -253,7 +253,7 @@ def test_the_table_model_decides_when_nothing_is_given(
 ) -> None:
     (elsewhere / "rig.toml").write_text('[model]\nname = "of/the-table"\nidle = 7\n')
     with starter.connect() as client:
-        assert client.url == starter.announced("of/the-table")[0]["url"]
+        assert client.url == servers.living("of/the-table")[0]["url"]
 
 
 def test_an_address_wins_and_is_not_asked_before_it_is_needed(elsewhere: Path) -> None:

@@ -14,8 +14,9 @@ from bots.articles import check, chunks
 from bots.articles.article import Article
 from bots.articles.cache import Cache, key
 from bots.articles.wording import Wish
+from rig import servers
 from rig.config import load
-from rig.runs import RECORD, Run, find
+from rig.runs import find
 
 if TYPE_CHECKING:
     from rig.client import Client  # a third of the time that a summary from the cache takes
@@ -88,24 +89,10 @@ def told(
     }
 
 
-def fingerprint(model: str) -> str:
-    """One string for a model on this disk as it is now; a new export of the same run is another one."""
-    path = find(model)
-    if (path / RECORD).is_file() and (exported := Run.open(path).ggufs()):
-        path = exported[0]
-    if not path.exists():
-        return model
-    stamp = path.stat()
-    return f"{path.resolve()} {stamp.st_size} {stamp.st_mtime_ns}"
-
-
 def told_by(client: Client) -> str:
     """The same for a server's model: by its file if the server runs here, else by what it says of it."""
-    from rig import starter
-
-    for found in starter.announced():
-        if found["url"] == client.url:
-            return fingerprint(str(found["model"]))
+    if who := _serving(client.url):
+        return who
     card = client.card()
     passing = ("created", "loaded", "status")
     return key(client.url, {name: value for name, value in card.items() if name not in passing})
@@ -114,10 +101,16 @@ def told_by(client: Client) -> str:
 def known(url: str | None, model: str | None) -> str:
     """The fingerprint of the model that `rig.starter.connect` would take, without asking anybody.
 
-    Empty when only a server can say: an address was given, or nothing at all.
+    Empty when only a server can say: an address elsewhere was given, or nothing at all.
     """
     table = load().get("model", {})
-    if url or (not model and table.get("url")):
-        return ""
+    if url := url or (None if model else table.get("url")):
+        return _serving(str(url).rstrip("/").removesuffix("/v1"))
     name = model or table.get("name")
-    return fingerprint(str(name)) if name and find(str(name)).exists() else ""
+    return servers.fingerprint(str(name)) if name and find(str(name)).exists() else ""
+
+
+def _serving(url: str) -> str:
+    """The fingerprint of what a server of this machine serves at `url`; empty where there is none."""
+    here = (found for found in servers.living() if found["url"] == url)
+    return next((servers.fingerprint(str(found["model"])) for found in here), "")
