@@ -136,6 +136,9 @@ def _torch() -> Finding:
         "if torch.cuda.is_available():\n"
         "    p = torch.cuda.get_device_properties(0)\n"
         "    card = f'with {p.name}, {p.total_memory / 2**30:.1f} GiB'\n"
+        "else:\n"
+        "    from train.backends import why_no_card\n"
+        "    card += '. ' + why_no_card()\n"
         "print(torch.__version__, card)"
     )
     works, said = probe(code)

@@ -252,7 +252,7 @@ def test_a_model_that_babbles_is_not_trained(elsewhere: Path) -> None:
         (None, None, "", "This torch was built without CUDA."),
         (None, "/usr/bin/nvidia-smi", "", "There is a card, but this torch was built without CUDA"),
         ("13.0", None, "Found no NVIDIA driver on your system. Please check that you have an NVIDIA "
-         "GPU.", "torch sees no card (Found no NVIDIA driver on your system."),
+         "GPU.", "torch sees no card (Found no NVIDIA driver on your system): install"),
         ("13.0", None, "The NVIDIA driver on your system is too old (found version 11040).\nPlease update",
          "is too old (found version 11040)): install or update the NVIDIA driver."),
     ],
@@ -272,6 +272,8 @@ def test_a_machine_without_a_working_card_says_why(
     monkeypatch.setattr("train.backends.shutil.which", lambda name: program)
     assert said in backends.why_no_card()
     assert "\n" not in backends.why_no_card()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert ("hides every card" in backends.why_no_card()) is (cuda is not None)
 
 
 def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(

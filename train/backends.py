@@ -347,7 +347,7 @@ class _loading:
 
 
 def why_no_card() -> str:
-    """Why torch sees no card: none there, no driver, or a torch that was built without CUDA."""
+    """Why torch sees no card: none there, hidden, no driver, or a torch that was built without CUDA."""
     import torch
 
     if torch.version.cuda is None:
@@ -357,10 +357,12 @@ def why_no_card() -> str:
                 "PyTorch's own index (https://pytorch.org/get-started/locally)."
             )
         return "This torch was built without CUDA."
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides every card: unset it."
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
         return f"torch sees no card ({reason}): install or update the NVIDIA driver."
     return "torch sees no card: install or update the NVIDIA driver."
 
