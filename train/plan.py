@@ -102,16 +102,14 @@ def refuse(recipe: Recipe, backend: str, card_bytes: int, *, cards: int = 1) -> 
         model = shape.of(recipe.model.name, recipe.model.revision)
     except RigError:
         return  # a model that can't be counted is tried; one that is not there, its loader explains
-    peak = predict(recipe, model, backend, cards=cards).peak
-    if peak * CERTAIN <= card_bytes:
+    found = predict(recipe, model, backend, cards=cards)
+    if found.peak * CERTAIN <= card_bytes:
         return
-    said = (
-        f"This run would take about {peak / GIB:.1f} GiB, and the card has {card_bytes / GIB:.1f}."
-    )
+    wanted, there = found.peak / GIB, card_bytes / GIB
+    said = f"This run would take about {wanted:.1f} GiB, and the card has {there:.1f}."
     knobs: dict[str, int] = {}
     smaller = recipe
-    while peak > card_bytes:
-        found = predict(smaller, model, backend, cards=cards)
+    while found.peak > card_bytes:
         portions = Portions.of(smaller, cards=cards)
         if found.learning >= found.generating and portions.micro_batch > 1:
             knobs["micro_batch"] = dividing(portions.completions, portions.micro_batch // 2)
@@ -125,9 +123,11 @@ def refuse(recipe: Recipe, backend: str, card_bytes: int, *, cards: int = 1) -> 
             )
         schedule = recipe.schedule.model_copy(update=knobs)
         smaller = recipe.model_copy(update={"schedule": schedule})
-        peak = predict(smaller, model, backend, cards=cards).peak
+        found = predict(smaller, model, backend, cards=cards)
     settings = " ".join(f"--set schedule.{name}={value}" for name, value in knobs.items())
-    raise RigError(f"{said} {peak / GIB:.1f} GiB suffice with {settings} (it learns the same).")
+    raise RigError(
+        f"{said} {found.peak / GIB:.1f} GiB suffice with {settings} (it learns the same)."
+    )
 
 
 def show(plan: dict[str, Any], recipe: str, *, as_json: bool) -> str:

@@ -7,7 +7,6 @@ start and end tokens, gibberish. Random states and counters are put back, so the
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -141,19 +140,12 @@ def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:
         try:
             if config is not None:
                 config.min_new_tokens = trainer.max_completion_length
-            # An error that is being handled holds on to what its frames held: what fits is tried after it.
             trainer._buffered_inputs, trainer._step = None, 0
-            inputs = None
-            with contextlib.suppress(torch.OutOfMemoryError):
-                inputs = trainer._prepare_inputs(batch)
-            if inputs is None:
+            inputs: list[Any] = []
+            if not _fits(lambda: inputs.append(trainer._prepare_inputs(batch))):
                 raise RigError(_too_much_generated(trainer, batch))
-            learnt = False
-            with contextlib.suppress(torch.OutOfMemoryError):
-                _learn(trainer, inputs, len(batch))
-                learnt = True
-            if not learnt:
-                raise RigError(_too_much_learnt(trainer, inputs))
+            if not _fits(lambda: _learn(trainer, inputs[0], len(batch))):
+                raise RigError(_too_much_learnt(trainer, inputs[0]))
         finally:
             if config is not None:
                 config.min_new_tokens = free
@@ -163,6 +155,20 @@ def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:
 
 
 # ----------------------------------------------------------------------------------------------------------
+
+
+def _fits(attempt: Callable[[], None]) -> bool:
+    """Whether the card has room for `attempt`.
+
+    An error that is still being handled holds on to what its frames held, so what does fit is tried later.
+    """
+    import torch
+
+    try:
+        attempt()
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def _entropy(model: Any, prompt: list[int], completion: list[int]) -> float:
