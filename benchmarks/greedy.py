@@ -168,7 +168,7 @@ class Trial:
         self, forced: list[list[int]] | None = None, piece: int = 512
     ) -> tuple[list[list[int]], list[Any]]:
         """Every prompt by itself: tokens and scores."""
-        given = forced or [None] * len(self.asked)
+        given: list[list[int] | None] = [*forced] if forced else [None] * len(self.asked)
         pairs = [alone(self.native, p, f, piece) for p, f in zip(self.asked, given, strict=True)]
         return [tokens for tokens, _ in pairs], [scores for _, scores in pairs]
 
