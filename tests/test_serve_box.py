@@ -583,13 +583,22 @@ def test_more_than_the_model_was_trained_on_is_wrong_use() -> None:
         fit.fit(EIGHT, a_box(64, 64), 200_000)
 
 
-def test_copies_of_what_rests_are_counted() -> None:
-    found = fit.fit(EIGHT, a_box(12), 8192)
-    assert found.parked == fit.PARKED < found.cache
-    assert found.need == found.weights + found.cache + found.work + fit.PARKED
-    small = fit.fit(EIGHT, a_box(12), 1024)
-    assert small.parked == small.cache == 1024 * 128 * 2**10
-    assert "kept prefixes" in small.sentence()
+@pytest.mark.parametrize(
+    ("free", "context", "parked", "why"),
+    [
+        (12, 16384, 1024, "half of a large context"),
+        (12, 3072, 256, "the least that a long prompt needs"),
+        (12, 1024, 128, "all of a small one"),
+        (8, 18432, 344, "what is left"),
+    ],
+)
+def test_copies_of_what_rests_are_counted_and_never_in_the_way(
+    free: float, context: int, parked: int, why: str
+) -> None:
+    found = fit.fit(EIGHT, a_box(free), context)
+    assert found.parked // 2**20 == pytest.approx(parked, abs=40), why
+    assert found.need == found.weights + found.cache + found.work + found.parked < free * GIB
+    assert "kept prefixes" in found.sentence()
 
 
 def test_a_step_is_as_large_in_the_command_as_in_the_arithmetic() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -117,6 +118,12 @@ def test_a_small_portion_of_prompts_at_a_time_changes_nothing(
     whole = decode.generate(taught, ids, mask, settings())
     monkeypatch.setattr(decode, "PREFILL_TOKENS", 2 * PROMPT)
     assert torch.equal(decode.generate(taught, ids, mask, settings()), whole)
+
+
+def test_models_that_unsloth_has_rewritten_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decode.supported(model(), settings())
+    monkeypatch.setitem(sys.modules, "unsloth", object())
+    assert not decode.supported(model(), settings())
 
 
 def test_the_model_is_left_as_it_was() -> None:
