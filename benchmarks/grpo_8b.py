@@ -31,8 +31,8 @@ CONTENDERS = {
     "a": "unsloth, as its notebook sets it",
     "b": "unsloth by hand, with rig's portions",
     "c": "plain TRL + bitsandbytes",
-    "d": "rig train, 12 GB recipe",
-    "u": "rig train, unsloth backend",
+    "d": "rig train {recipe}",
+    "u": "rig train {recipe}, unsloth backend",
 }
 HIDE = {"HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "WANDB_DISABLED": "true"}
 
@@ -272,8 +272,9 @@ def race(folder: Path, shape: argparse.Namespace) -> None:
         if "rate" in one:
             ratio = f"{one['rate'] / base:.2f}" if base else "-"
             step = sum(one["seconds"]) / len(one["seconds"])
+            name = CONTENDERS[contender].format(recipe=shape.recipe)
             print(
-                f"| ({contender}) {CONTENDERS[contender]} | {one['completions']} | {step:.2f} | "
+                f"| ({contender}) {name} | {one['completions']} | {step:.2f} | "
                 f"{one['rate']:.2f} | {one['reserved_gib']:.2f} | {one.get('predicted_gib', '')} | {ratio} |"
             )
 

@@ -12,6 +12,7 @@ from articles_command import rig
 from counting_server import CountingServer
 
 from bots.articles import chunks
+from rig import servers
 
 SAMPLE = Path(__file__).parent.parent / "bots" / "articles" / "samples" / "lighthouse.html"
 
@@ -129,8 +130,7 @@ def test_out_is_written_and_stdout_stays_empty(server: CountingServer, tmp_path:
 
 
 def test_a_new_export_of_the_same_run_is_another_model(tmp_path: Path) -> None:
-    from rig.servers import fingerprint
-
+    fingerprint = servers.fingerprint
     model = tmp_path / "m.gguf"
     model.write_bytes(b"GGUF one")
     first = fingerprint(str(model))
@@ -138,6 +138,20 @@ def test_a_new_export_of_the_same_run_is_another_model(tmp_path: Path) -> None:
     model.write_bytes(b"GGUF another")
     assert fingerprint(str(model)) != first
     assert fingerprint("org/model") == "org/model"
+
+
+def test_an_adapter_of_a_server_is_another_model_than_its_base(tmp_path: Path) -> None:
+    from bots.articles.errand import known
+
+    (tmp_path / "m.gguf").write_bytes(b"GGUF one")
+    path = servers.announce(str(tmp_path / "m.gguf"), url="http://127.0.0.1:9")
+    try:
+        base = known("http://127.0.0.1:9/v1", None)
+        assert base == known(None, str(tmp_path / "m.gguf")) != ""
+        assert known("http://127.0.0.1:9", "pirate") not in ("", base)
+        assert known("http://127.0.0.1:10", None) == "", "nobody here says what that serves"
+    finally:
+        servers.withdraw(path)
 
 
 def test_extract_gives_the_same_object_without_a_summary() -> None:

@@ -45,7 +45,7 @@ def launch(run: Run, cards: int, *, quiet: bool) -> None:
     folder.mkdir(exist_ok=True)
     for old in folder.glob(f"*{ERROR}"):
         old.unlink()
-    env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // cards)), **os.environ}
+    env = {"OMP_NUM_THREADS": "1", **os.environ}  # the launcher's choice, without its banner
     env["PYTHONPATH"] = _search_path()
     process = subprocess.Popen(command, env=env, stdout=2)  # stdout belongs to the result
     try:

@@ -104,10 +104,13 @@ def known(url: str | None, model: str | None) -> str:
     Empty when only a server can say: an address elsewhere was given, or nothing at all.
     """
     table = load().get("model", {})
+    name = str(model or table.get("name") or "")
+    here = bool(name) and find(name).exists()
     if url := url or (None if model else table.get("url")):
-        return _serving(str(url).rstrip("/").removesuffix("/v1"))
-    name = model or table.get("name")
-    return servers.fingerprint(str(name)) if name and find(str(name)).exists() else ""
+        served = _serving(str(url).rstrip("/").removesuffix("/v1"))
+        # with an address, a name that is no file here chooses among what the server offers: an adapter, say
+        return f"{served} {name}" if served and name and not here else served
+    return servers.fingerprint(name) if here else ""
 
 
 def _serving(url: str) -> str:
