@@ -3,6 +3,7 @@
     python benchmarks/grpo_8b.py make MODEL              # random weights in the shape of Llama 3.1 8B, 15 GB
     python benchmarks/grpo_8b.py race MODEL              # every contender in turn, then the table
     python benchmarks/grpo_8b.py race MODEL --only c,d --tokens 512 --generations 8
+    python benchmarks/grpo_8b.py race MODEL --together   # at the same time, a card for each
 
 Random weights never end a sequence, so every completion runs to its limit and all contenders do the same
 work on the same prompts. Needs a CUDA card, bitsandbytes and, for (a) and (b), unsloth. Each contender is a
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +179,7 @@ def by_hand(contender: str, folder: str, shape: argparse.Namespace) -> dict[str,
 
 def by_rig(contender: str, folder: str, shape: argparse.Namespace) -> dict[str, Any]:
     """Run `rig train` with the shipped recipe and read what it logged."""
-    data = Path("questions.jsonl")
+    data = Path(f"questions-{contender}.jsonl")
     data.write_text("".join(json.dumps(row) + "\n" for row in questions()), "utf-8")
     name = f"bench-{contender}-{time.time():.0f}-{os.getpid()}"
     changes = {
@@ -248,20 +250,29 @@ def result(completions: int, marks: list[float], peak: float) -> dict[str, Any]:
 
 
 def race(folder: Path, shape: argparse.Namespace) -> None:
-    """Every contender in a process of its own; a table at the end."""
+    """Every contender in a process of its own, in turn or each on its own card; a table at the end."""
+    contenders = shape.only.split(",")
     found: dict[str, dict[str, Any]] = {}
-    for contender in shape.only.split(","):
+
+    def run(contender: str) -> None:
         command = [sys.executable, __file__, "run", str(folder), "--contender", contender]
         for key in ("generations", "tokens", "prompts", "micro", "steps", "gpus", "recipe"):
             command += [f"--{key}", str(getattr(shape, key))]
         command += [f"--at-once={shape.at_once}", *(f"--set={change}" for change in shape.set)]
+        cache = Path("runs").resolve() / f"by-hand-{contender}" / "unsloth_compiled_cache"
+        cache.mkdir(parents=True, exist_ok=True)
+        env = {**os.environ, **HIDE, "UNSLOTH_COMPILE_LOCATION": str(cache)}
+        if shape.together:
+            env["CUDA_VISIBLE_DEVICES"] = str(contenders.index(contender))
         started = time.monotonic()
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, **HIDE}
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         last = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
         found[contender] = json.loads(last[-1][7:]) if last else {"failed": done.stderr[-1500:]}
         print(contender, round(time.monotonic() - started), "s", found[contender], flush=True)
+
+    with ThreadPoolExecutor(len(contenders) if shape.together else 1) as pool:
+        list(pool.map(run, contenders))
+    found = {contender: found[contender] for contender in contenders}
     print(f"\n{shape.generations} generations x {shape.tokens} tokens, {versions()}\n")
     print(
         "| contender | completions a step | s a step | completions/s | reserved GiB | predicted | to (a) |"
@@ -313,6 +324,9 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=1, help="cards of (d)")
     parser.add_argument(
         "--at-once", type=int, default=0, help="completions (d) generates together (0 = all)"
+    )
+    parser.add_argument(
+        "--together", action="store_true", help="all at the same time, each on a card of its own"
     )
     parser.add_argument("--set", action="append", default=[], help="a change to the recipe of (d)")
     parser.add_argument("--recipe", default="llama-3.1-8b-gsm8k-12gb")

@@ -3,8 +3,8 @@
 Both train the embedded model on the CPU with the same fields, data, rewards and seed, so they must log the
 same rewards (that is checked). By hand means GRPOTrainer as TRL's documentation shows it, with nothing of rig
 but the reward functions. Two processes take turns, one optimiser step each, so that a busy machine slows both
-alike; the median of the paired ratios is printed: with TRL's own `generate` under both (what the monitoring
-costs), and with rig's decoder (what a person gets).
+alike; the median of the paired ratios is printed: with TRL's own `generate` and padded rows under both (what
+the monitoring costs), and with rig's decoder and packed rows (what a person gets).
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def recipe_of(steps: int, decode: str) -> Any:
     return recipe.load(
         "embedded-arithmetic",
         [f"schedule.max_steps={steps}", "schedule.save_every=1000000", "evaluation.problems=0",
-         "evaluation.every=0", "backend.preflight=false", f"backend.decode={decode}"],
+         "evaluation.every=0", "backend.preflight=false", f"backend.decode={decode}",
+         f"backend.packed={str(decode == 'rig').lower()}"],
     )  # fmt: skip
 
 

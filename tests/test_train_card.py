@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
 
 from train import data, decode  # noqa: E402
+from train.backends import EMBEDDED  # noqa: E402
 
 CARDS = torch.cuda.device_count()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(CARDS == 0, reason="needs a CUDA card")]
@@ -47,8 +49,6 @@ def train(name: str, *words: str, **settings: Any) -> dict[str, Any]:
 def embedded() -> tuple[Any, Any]:
     """The embedded model in 32 bits on the card, and its tokenizer, padding on the left."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from train.backends import EMBEDDED
 
     taught = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32).cuda().eval()
     return taught, AutoTokenizer.from_pretrained(EMBEDDED, padding_side="left")
@@ -123,14 +123,40 @@ def test_a_worst_case_that_does_not_fit_names_what_does(elsewhere: Path) -> None
     assert done.returncode == 0, (tried, done.stderr[-3000:])
 
 
-@pytest.mark.skipif(CARDS < 2, reason="needs two CUDA cards")
-def test_two_cards_learn_what_one_learns(elsewhere: Path) -> None:
-    found = train("pair", "--gpus", "2")
+@pytest.mark.parametrize("cards", [2, 4])
+def test_several_cards_learn_what_one_learns(elsewhere: Path, cards: int) -> None:
+    if cards > CARDS:
+        pytest.skip(f"needs {cards} CUDA cards")
+    found = train("all", "--gpus", str(cards))
     assert found["after"]["strict"]["share"] > 0.9
-    settings = json.loads(Path("runs/pair/run.json").read_text("utf-8"))["settings"]
-    whole = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] * 2
-    assert whole == 64, "the effective batch of the recipe"
-    train("pair-short", "--gpus", "2", **{"schedule.max_steps": 4, "schedule.save_every": 2})
-    done = rig("train", "--resume", "runs/pair-short", "--json", "--set=schedule.max_steps=6")
+    settings = json.loads(Path("runs/all/run.json").read_text("utf-8"))["settings"]
+    share = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+    assert share * cards == 64, "the effective batch of the recipe"
+    train("short", "--gpus", str(cards), **{"schedule.max_steps": 4, "schedule.save_every": 2})
+    done = rig("train", "--resume", "runs/short", "--json", "--set=schedule.max_steps=6")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["steps"] == 6
+
+
+def test_what_can_not_fit_is_refused_before_its_weights_are_loaded(elsewhere: Path) -> None:
+    """A folder with a configuration and no weights: a loader would say so, the refusal comes first."""
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    Path("large").mkdir()
+    config = json.loads((EMBEDDED / "config.json").read_text("utf-8"))
+    config |= {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    Path("large/config.json").write_text(json.dumps(config), "utf-8")
+    words = [
+        "train",
+        "embedded-arithmetic",
+        "--set=model.name=large",
+        "--set=model.precision=16bit",
+    ]
+    words += ["--set=grpo.max_completion_length=4096", "--set=schedule.prompts_per_step=64"]
+    done = rig(*words)
+    assert done.returncode == 1
+    assert f"and the card has {total:.1f}" in done.stderr, done.stderr[-3000:]
+    assert "suffice with --set schedule." in done.stderr
+    knobs = re.findall(r"--set (\S+)", done.stderr)
+    planned = rig(*words, "--plan", "--json", *(f"--set={knob}" for knob in knobs))
+    assert json.loads(planned.stdout)["peak_gib"] <= total

@@ -29,6 +29,8 @@ from transformers.cache_utils import StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from train import packing
+
 ATTENTION = "rig_grouped"
 ROUND = 8
 """Cache lengths are multiples of this: the attention kernels want aligned masks."""
@@ -222,7 +224,7 @@ def generate(
     config = model.config.get_text_config(decoder=True)
     before, training = config._attn_implementation, model.training
     model.eval()
-    config._attn_implementation = ATTENTION if before == "sdpa" else before
+    config._attn_implementation = ATTENTION if before in ("sdpa", packing.ATTENTION) else before
     try:
         with _narrow(model):
             return _generate(model, input_ids, attention_mask, generation_config, graph)

@@ -249,6 +249,8 @@ def _trainer(
         config = GRPOConfig(**fields)
     except ValueError as error:
         raise WrongUse(f"TRL refuses the recipe: {str(error).splitlines()[0]}") from error
+    # A process that sees several cards would spread over all of them (DataParallel) and multiply its batch.
+    config._n_gpu = min(config.n_gpu, 1)
     trainer = trainer_class()(
         model=model,
         processing_class=tokenizer,
@@ -265,6 +267,7 @@ def _trainer(
         compile=recipe.backend.compile,
         chunked_logprobs=recipe.backend.chunked_logprobs,
         decode=recipe.backend.decode == "rig",
+        packed=recipe.backend.packed,
         at_once=at_once,
     )
     return trainer

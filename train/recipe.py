@@ -248,6 +248,8 @@ class BackendTable(Frozen):
     """Give memory back to the card between generating and learning."""
     chunked_logprobs: bool = False
     """Compute log-probabilities 8,192 tokens at a time, without a table of all logits (plain TRL)."""
+    packed: bool = True
+    """Learn without padding, and from the prompt that a group shares once (plain TRL, full attention)."""
     threads: int = Field(default=0, ge=0)
     """CPU threads (0 = all cores)."""
 

@@ -23,6 +23,8 @@ def trainer_class() -> type[Any]:
     import torch
     from trl import GRPOTrainer
 
+    from train import packing
+
     class Trainer(GRPOTrainer):  # type: ignore[misc]
         """GRPOTrainer with whole checkpoints and exact resume."""
 
@@ -34,6 +36,9 @@ def trainer_class() -> type[Any]:
         """Completions that are generated together at most; None where the backend alone decides."""
         empty_cache = False
         """Give memory back to the card between learning and generating."""
+        packed = False
+        """Learn without padding and from each prompt once (`train.packing`)."""
+        _buffered_inputs: Any
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """No model card: the run folder says more, and TRL writes one at every checkpoint."""
@@ -59,6 +64,23 @@ def trainer_class() -> type[Any]:
                 ) from error
             self._give_back()
             return scored
+
+        def _prepare_inputs(self, generation_batch: Any) -> Any:
+            before = self._buffered_inputs
+            inputs = super()._prepare_inputs(generation_batch)
+            if not self.packed or self._buffered_inputs is before:
+                return inputs
+            self._buffered_inputs = packing.regrouped(self._buffered_inputs)
+            return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+        def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **rest: Any) -> Any:
+            if not self.packed:
+                return super()._get_per_token_logps_and_entropies(model, *args, **rest)
+            input_ids, _, logits_to_keep = args
+            with packing.packing(
+                self.accelerator.unwrap_model(model), input_ids.shape[1] - logits_to_keep
+            ):
+                return super()._get_per_token_logps_and_entropies(model, *args, **rest)
 
         def _give_back(self) -> None:
             """What learning left in torch's hands does not suit what generating asks for, and vice versa."""
@@ -107,10 +129,17 @@ def trainer_class() -> type[Any]:
 
 
 def tune(
-    trainer: Any, *, compile: bool, chunked_logprobs: bool, decode: bool, at_once: int | None
+    trainer: Any,
+    *,
+    compile: bool,
+    chunked_logprobs: bool,
+    decode: bool,
+    packed: bool,
+    at_once: int | None,
 ) -> None:
     """Set what TRL has no field for; call it between construction and `train`.
 
+    `packed`: learn with `train.packing` where the model allows it.
     `decode`: generate with `train.decode` where it can stand in for transformers' `generate`.
     `at_once`: so many completions together at most; None leaves generating as the backend has it.
     """
@@ -127,6 +156,12 @@ def tune(
 
         trainer.use_liger_kernel = True
         trainer._forward_redirection = _ForwardRedirection()
+    from train import packing
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if packed and packing.supported(model):
+        packing.prepare(model)
+        trainer.packed = True
     trainer.at_once = at_once
     if at_once is not None:
         _generate_in_portions(trainer, decode=decode)

@@ -1,0 +1,251 @@
+"""Learning without padding, against the padded rows: `pytest tests/test_train_packing.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
+transformers = pytest.importorskip("transformers")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from one_thread import one_thread  # noqa: E402, F401
+from small_runs import start  # noqa: E402
+
+from train import log, packing  # noqa: E402
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "initializer_range": 0.2, "pad_token_id": 1,
+}  # fmt: skip
+FAMILIES = {
+    "llama": transformers.LlamaConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+    "mistral": lambda **shape: transformers.MistralConfig(sliding_window=None, **shape),
+}
+PROMPT, COMPLETION = 11, 9
+
+
+def model(family: str = "llama", **changes: Any) -> Any:
+    torch.manual_seed(0)
+    config = FAMILIES[family](**(SHAPE | changes))
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+
+def rows(completions: tuple[int, ...] = (9, 5, 1, 0, 7, 3)) -> tuple[Any, Any]:
+    """Six rows of three prompts of 11, 7 and 9 tokens, with completions of these lengths."""
+    torch.manual_seed(1)
+    ids = torch.randint(5, 300, (6, PROMPT + COMPLETION))
+    mask = torch.ones_like(ids)
+    for row, source in ((1, 0), (2, 0), (4, 3)):
+        ids[row, :PROMPT] = ids[source, :PROMPT]
+    mask[3:5, :4], mask[5, :2] = 0, 0
+    for row, length in enumerate(completions):
+        mask[row, PROMPT + length :] = 0
+    return ids, mask
+
+
+def logps(taught: Any, ids: Any, mask: Any) -> Any:
+    """Log-probability of every completion token, (rows, completion), 0 where there is none."""
+    logits = taught(
+        input_ids=ids, attention_mask=mask, logits_to_keep=COMPLETION + 1, use_cache=False
+    ).logits[:, :-1]
+    said = ids[:, PROMPT:, None]
+    return logits.log_softmax(-1).gather(-1, said)[..., 0] * mask[:, PROMPT:]
+
+
+def gradients(taught: Any, found: Any, weights: Any) -> dict[str, Any]:
+    taught.zero_grad()
+    (found * weights).sum().backward()
+    return {name: p.grad.clone() for name, p in taught.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_rows_learn_what_padded_rows_learn(family: str, checkpointing: bool) -> None:
+    taught = model(family)
+    taught.train()
+    ids, mask = rows()
+    weights = torch.randn(6, COMPLETION)
+    padded = logps(taught, ids, mask)
+    wanted = gradients(taught, padded, weights)
+    assert packing.supported(taught)
+    packing.prepare(taught)
+    if checkpointing:
+        taught.gradient_checkpointing_enable({"use_reentrant": False})
+    with packing.packing(taught, PROMPT):
+        packed = logps(taught, ids, mask)
+    found = gradients(taught, packed, weights)
+    torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+    assert wanted.keys() == found.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_model_reads_each_token_once() -> None:
+    taught, (ids, mask) = model(), rows()
+    packing.prepare(taught)
+    read: list[Any] = []
+    taught.model.layers[0].register_forward_pre_hook(lambda _, given: read.append(given[0].shape))
+    with packing.packing(taught, PROMPT):
+        logps(taught, ids, mask)
+    logps(taught, ids, mask)
+    completions = int(mask[:, PROMPT:].sum())
+    assert read == [(1, 11 + 7 + 9 + completions, 32), (*ids.shape, 32)]
+
+
+def test_completions_do_not_see_each_other() -> None:
+    """Another token in one completion changes that row alone; a padded token changes nothing."""
+    taught, (ids, mask) = model(), rows()
+    packing.prepare(taught)
+    changed = ids.clone()
+    changed[0, PROMPT] = (changed[0, PROMPT] + 7) % 290 + 5
+    changed[3, 0] = 17  # left of the prompt
+    changed[2, -1] = 23  # behind the completion
+    with packing.packing(taught, PROMPT):
+        one, two = logps(taught, ids, mask), logps(taught, changed, mask)
+    assert not torch.equal(one[0], two[0])
+    torch.testing.assert_close(one[1:], two[1:])
+
+
+def test_a_micro_batch_whose_completions_are_all_masked_has_no_gradient() -> None:
+    taught = model()
+    ids, mask = rows((0,) * 6)
+    packing.prepare(taught)
+    with packing.packing(taught, PROMPT):
+        found = logps(taught, ids, mask)
+    assert torch.equal(found, torch.zeros(6, COMPLETION))
+    assert all((g == 0).all() for g in gradients(taught, found, torch.ones_like(found)).values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_token_has_one_place_and_comes_back_to_its_row(data: st.DataObject) -> None:
+    prompts = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    groups = data.draw(
+        st.lists(st.integers(0, len(prompts) - 1), min_size=1, max_size=8), label="prompt of a row"
+    )
+    lengths = [data.draw(st.integers(0, 7)) for _ in groups]
+    ids, mask = torch.ones(2, len(groups), 13, dtype=torch.long)
+    mask[:] = 0
+    for row, (group, length) in enumerate(zip(groups, lengths, strict=True)):
+        for at in range(prompts[group]):
+            ids[row, 6 - prompts[group] + at] = 10 * (group + 2) + at
+        ids[row, 6 : 6 + length] = torch.arange(length) + 100 * (row + 1)
+        mask[row, 6 - prompts[group] : 6 + length] = 1
+    found = packing.layout(ids, mask, 6)
+    held = mask.bool()
+    assert found.ids.numel() == sum(prompts[one] for one in set(groups)) + sum(lengths)
+    assert torch.equal(found.ids[0][found.rows][held], ids[held])
+    assert torch.equal(found.positions[0][found.rows][held], (mask.cumsum(1) - 1)[held])
+    flat = torch.cat([found.prompts.flatten(), found.queries.flatten()])
+    assert torch.equal(flat[found.place], torch.arange(found.ids.numel()))
+    assert found.mask.any(-1).all(), "a query that looks at nothing would be NaN"
+    for row, (group, length) in enumerate(zip(groups, lengths, strict=True)):
+        for at in range(length):
+            seen = found.ids[0][found.keys[row][found.mask[row, 0, at]]].tolist()
+            start_ = 6 - prompts[group]
+            assert sorted(seen) == sorted(ids[row, start_ : 6 + at + 1].tolist())
+
+
+def test_completions_of_a_prompt_are_brought_together_and_nothing_is_lost() -> None:
+    prompts = torch.tensor([[7, 7], [5, 5], [7, 7], [9, 9], [5, 5], [7, 7]])
+    batches = [
+        {"prompt_ids": prompts[at : at + 3], "advantages": torch.arange(at, at + 3.0),
+         "num_items_in_batch": torch.tensor(40), "pixel_values": None, "words": list("abcdef"[at : at + 3])}
+        for at in (0, 3)
+    ]  # fmt: skip
+    found = packing.regrouped(batches)
+    assert [batch["prompt_ids"][:, 0].tolist() for batch in found] == [[7, 7, 7], [5, 5, 9]]
+    assert [batch["advantages"].tolist() for batch in found] == [[0, 2, 5], [1, 4, 3]]
+    assert [batch["words"] for batch in found] == [["a", "c", "f"], ["b", "e", "d"]]
+    assert all(batch["num_items_in_batch"] == 40 for batch in found)
+    assert all(batch["pixel_values"] is None for batch in found)
+
+
+def test_what_can_not_be_packed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not packing.supported(
+        transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=8, **SHAPE))
+    )
+    eager = transformers.AutoModelForCausalLM.from_config(
+        transformers.LlamaConfig(**SHAPE), attn_implementation="eager"
+    )
+    assert not packing.supported(eager)
+    monkeypatch.setitem(sys.modules, "unsloth", object())
+    assert not packing.supported(model())
+
+
+def test_a_token_has_its_place_in_its_own_row_where_places_are_learnt() -> None:
+    """TRL counts the padding before a prompt as places; generating does not, and packing neither."""
+    config = transformers.GPT2Config(
+        n_embd=32, n_layer=1, n_head=2, vocab_size=300, bos_token_id=2, eos_token_id=4
+    )
+    taught = transformers.GPT2LMHeadModel(config).eval()
+    ids, mask = rows()
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = taught(input_ids=ids, attention_mask=mask, position_ids=places).logits
+    chosen = logits[:, PROMPT - 1 : -1].log_softmax(-1).gather(-1, ids[:, PROMPT:, None])
+    assert packing.supported(taught)
+    packing.prepare(taught)
+    with packing.packing(taught, PROMPT):
+        found = logps(taught, ids, mask)
+    torch.testing.assert_close(found, chosen[..., 0] * mask[:, PROMPT:], rtol=1e-4, atol=1e-5)
+
+
+QUICK = ("schedule.max_steps=1", "evaluation.problems=0", "backend.preflight=false")
+
+
+@pytest.mark.parametrize(
+    ("changes", "figures"),
+    [
+        (("schedule.micro_batch=8",), ("loss", "grad_norm", "entropy")),
+        (
+            ("schedule.micro_batch=8", "backend.chunked_logprobs=true",
+             "schedule.gradient_checkpointing=true", "grpo.mask_truncated_completions=true"),
+            ("loss", "grad_norm"),
+        ),
+        (("schedule.micro_batch=2", "grpo.num_iterations=2"), ("loss", "grad_norm")),
+    ],
+    ids=["whole", "pieces", "micro"],
+)  # fmt: skip
+def test_a_run_logs_what_it_logs_with_padded_rows(
+    elsewhere: Path, changes: tuple[str, ...], figures: tuple[str, ...]
+) -> None:
+    first = {}
+    for packed in ("true", "false"):
+        start(*QUICK, *changes, f"backend.packed={packed}", name=packed)
+        first[packed] = log.steps(Path("runs") / packed / log.LOG)[0]
+    for key in ("reward", "num_tokens"):
+        assert first["true"][key] == first["false"][key], key
+    for key in figures:
+        assert first["true"][key] == pytest.approx(first["false"][key], rel=2e-3, abs=1e-6), key
+    assert first["true"]["grad_norm"] > 0
+
+
+def test_a_process_that_sees_several_cards_keeps_its_batch(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would spread it over all of them, and learn from that many times the completions."""
+    import train.settings
+
+    complete = train.settings.complete
+    start(*QUICK, name="one")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        train.settings,
+        "complete",
+        lambda *given, **named: complete(*given, **named) | {"use_cpu": False},
+    )
+    start(*QUICK, name="four")
+    tokens = [
+        log.steps(Path("runs") / name / log.LOG)[-1]["num_tokens"] for name in ("one", "four")
+    ]
+    assert tokens[0] == tokens[1]
+    settings_ = json.loads(Path("runs/four/run.json").read_text("utf-8"))["settings"]
+    assert settings_["use_cpu"] is False
