@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--prompts", type=int, default=8, help="prompts a step of (b) and (d)")
     parser.add_argument(
-        "--micro", type=int, default=8, help="completions learnt from at once, (b) and (d)"
+        "--micro", type=int, default=12, help="completions learnt from at once, (b) and (d)"
     )
     parser.add_argument("--steps", type=int, default=3, help="counted steps")
     parser.add_argument("--gpus", type=int, default=1, help="cards of (d)")

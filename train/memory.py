@@ -13,6 +13,7 @@ every figure that was measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 from train.shape import Shape
 
@@ -25,6 +26,8 @@ HALF, FULL = 2, 4
 LAYER_HIDDEN, LAYER_INNER = 26, 8
 """Bytes that one token keeps for the backward pass of one layer, per element of the hidden width (norms in
 32 bits, residuals, attention in and out) and of the MLP's (gate, its activation, up, their product)."""
+ATTENDED = 8
+"""Of LAYER_HIDDEN, what attention keeps for its rows: keys and values for every head, and their gradients."""
 BACKWARD = 1.5
 """While a layer's gradients flow, that much of it again."""
 LOGIT_COPIES = 5
@@ -102,6 +105,7 @@ def estimate(
     checkpointing: bool,
     decoder: str,
     chunked: bool = False,
+    packed: bool = False,
     cards: int = 1,
     wide_embedding: bool = False,
 ) -> Memory:
@@ -119,6 +123,7 @@ def estimate(
         checkpointing: activations are computed twice instead of kept.
         decoder: who generates: `rig`, `transformers`, `vllm`, or `unsloth` (who then also learns).
         chunked: log-probabilities in pieces, without a table of all logits.
+        packed: learnt without padding, and from a prompt once for all its completions in `micro_batch`.
         cards: gradients are exchanged between them in buckets.
         wide_embedding: embedding and head in 32 bits, as `prepare_model_for_kbit_training` leaves them.
     """
@@ -128,9 +133,12 @@ def estimate(
     weights = int(shape.linear * per_weight) + (shape.embedding + shape.small) * wide
     if wide_embedding:  # and autocast keeps a half-precision copy of the head beside it
         weights += shape.embedding * (FULL - wide) + shape.vocabulary * shape.hidden * HALF
-    tokens = micro_batch * (prompt + completion)
+    tokens = rows = micro_batch * (prompt + completion)
+    if packed:
+        tokens = _different(micro_batch, generations) * prompt + micro_batch * completion
     stream = tokens * shape.hidden * (FULL if wide_embedding else wide)
-    layer = tokens * (LAYER_HIDDEN * shape.hidden + LAYER_INNER * shape.intermediate) * wide // HALF
+    layer = tokens * ((LAYER_HIDDEN - ATTENDED) * shape.hidden + LAYER_INNER * shape.intermediate)
+    layer = (layer + rows * ATTENDED * shape.hidden) * wide // HALF
     if not checkpointing:
         activations = layer * shape.layers
     elif unsloth:  # keeps them in the host's memory
@@ -159,6 +167,11 @@ def estimate(
         capture=_unpacked(shape, precision) + trainable * HALF if captured else 0,
         workspace=UNSLOTH_WORKSPACE if unsloth else WORKSPACE["cuda" if cuda else "cpu"],
     )
+
+
+def _different(micro_batch: int, generations: int) -> int:
+    """Prompts that a micro-batch touches at most, where the completions of a prompt lie side by side."""
+    return -(-(micro_batch + generations - gcd(micro_batch, generations)) // generations)
 
 
 def _states(optim: str) -> int:

@@ -88,6 +88,7 @@ def predict(recipe: Recipe, model: Shape, backend: str, *, cards: int = 1) -> Me
         checkpointing=recipe.schedule.gradient_checkpointing,
         decoder=_decoder(recipe, backend),
         chunked=recipe.backend.chunked_logprobs,
+        packed=backend == "trl" and recipe.backend.packed and recipe.model.attention == "sdpa",
         cards=cards,
     )
 
