@@ -24,11 +24,13 @@ class Measured(NamedTuple):
     gib: float
     source: str
     chunked: bool = False
+    packed: bool = False
     completion: int = 200
     generations: int = 6
     precision: str = "4bit"
     rank: int = 32
     optim: str = "paged_adamw_8bit"
+    cards: int = 1
 
     def predicted(self) -> float:
         """What the estimate says of it, GiB; `transformers` was prepared for k-bit training."""
@@ -45,6 +47,8 @@ class Measured(NamedTuple):
             checkpointing=True,
             decoder=self.decoder,
             chunked=self.chunked,
+            packed=self.packed,
+            cards=self.cards,
             wide_embedding=self.decoder == "transformers",
         )
         return found.peak / GIB
@@ -55,6 +59,9 @@ RACE = "one H200, 2026-11-22, benchmarks/grpo_8b.py, prompts of 209 tokens"
 PAIR = "two H100, 2026-11-23, benchmarks/grpo_8b.py, prompts of 209 tokens"
 LEFT_OVER = PAIR + ", memory not given back before generating"
 WORST = "one H100, 2026-11-23, the preflight of the shipped recipe, prompts of at most 256 tokens"
+FOUR = "four H200, 2026-11-26, benchmarks/grpo_8b.py, prompts of 209 tokens"
+AGAIN = "one H200, 2026-11-26, benchmarks/grpo_8b.py, prompts of 209 tokens, without padding"
+LIMIT = "one H200, 2026-11-26, the preflight of the shipped recipe, prompts of at most 256 tokens"
 TRIAL = "one H200, 2026-11-22, a trial without pieces, 'about 18 GiB'"
 
 MEASURED = [
@@ -78,11 +85,22 @@ MEASURED = [
     Measured("rig", 96, 12, 209, 17.34, LEFT_OVER, chunked=True, completion=512, generations=8),
     Measured("rig", 128, 16, 209, 30.34, PAIR + ", memory never given back", chunked=True,
              completion=512, generations=8, precision="16bit", optim="adamw_torch"),
+    Measured("rig", 48, 8, 209, 9.54, PAIR, chunked=True, cards=2),
+    Measured("rig", 24, 8, 209, 8.72, PAIR, chunked=True, cards=2),
+    Measured("rig", 96, 12, 256, 16.00, LIMIT, chunked=True, completion=512, generations=8),
+    Measured("rig", 128, 16, 256, 28.95, LIMIT, chunked=True, completion=512, generations=8,
+             precision="16bit", optim="adamw_torch"),
+    Measured("rig", 48, 8, 209, 9.42, FOUR, chunked=True, cards=4),
+    Measured("rig", 48, 12, 209, 9.42, FOUR + ", without padding", chunked=True, packed=True, cards=4),
+    Measured("rig", 48, 12, 209, 9.12, AGAIN, chunked=True, packed=True),
+    Measured("rig", 12, 24, 209, 10.22, AGAIN, chunked=True, packed=True),
+    Measured("rig", 12, 48, 209, 13.30, AGAIN, chunked=True, packed=True),
+    Measured("rig", 40, 8, 211, 10.04, AGAIN, chunked=True, packed=True, completion=512, generations=8),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "one", MEASURED, ids=lambda one: f"{one.decoder}-{one.generated}-{one.gib}"
+    "one", MEASURED, ids=lambda one: f"{one.decoder}-{one.generated}-{one.micro_batch}-{one.gib}"
 )
 def test_the_prediction_is_within_ten_per_cent_of_what_was_measured(one: Measured) -> None:
     assert one.predicted() == pytest.approx(one.gib, rel=0.10), one.source
@@ -92,6 +110,19 @@ def test_a_table_of_all_logits_costs_what_the_trial_took() -> None:
     trial = Measured("rig", 72, 24, 209, 18, TRIAL)
     assert trial.predicted() == pytest.approx(trial.gib, rel=0.10)
     assert trial._replace(chunked=True).predicted() < 0.75 * trial.predicted()
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "prompts"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 1), (8, 2), (12, 2)]
+)
+def test_a_micro_batch_of_whole_groups_reads_each_prompt_once(
+    micro_batch: int, prompts: int
+) -> None:
+    """Groups of six lie one behind the other; every micro-batch that can be cut off is looked at."""
+    rows = [row // 6 for row in range(6 * micro_batch)]
+    cuts = [rows[at : at + micro_batch] for at in range(0, len(rows), micro_batch)]
+    assert max(len(set(cut)) for cut in cuts) == prompts
+    assert memory.touched(micro_batch, 6) == prompts
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -3,7 +3,7 @@
 A run has two phases that never overlap: completions are generated (key-value cache, a little more), then
 learnt from (activations, logits, gradients). What stays through both is added: weights, adapter, optimiser.
 
-    peak = resident + max(generating, learning) + workspace
+    peak = resident + max(generating, learning)
 
 It is the worst case: every prompt and completion at its limit. On a card it stands for what torch
 reserves, on a CPU for the tensors without the interpreter. `tests/test_train_memory.py` holds it against
@@ -48,8 +48,10 @@ BLOCK = 2 * 2**20
 GRAPH_POOLS, UNPACKED = 3, 2
 """Pools of memory around a captured step (reading the prompt, warming up, the graph itself), and matrices
 that each holds unpacked from four bits."""
-WORKSPACE = {"cuda": int(0.45 * GIB), "cpu": 0}
+WORKSPACE = int(0.45 * GIB)
 """Matrices unpacked from four bits while learning, cuBLAS, fragments."""
+REPLAYING = int(0.2 * GIB)
+"""The same while a captured step is replayed, whose own pools are counted apart."""
 UNSLOTH_WORKSPACE = int(1.0 * GIB)
 """The same for unsloth, whose compiled kernels and buffers stay."""
 
@@ -67,13 +69,14 @@ class Memory:
     kv_cache: int
     sampling: int
     capture: int
-    """The captured decoding step, and the adapter in 16 bits beside it."""
+    """The captured decoding step and the adapter in 16 bits; where none is captured, the workspace."""
     workspace: int
+    """What learning takes besides."""
 
     @property
     def learning(self) -> int:
         """What only learning takes."""
-        return self.gradients + self.activations + self.logits
+        return self.gradients + self.activations + self.logits + self.workspace
 
     @property
     def generating(self) -> int:
@@ -84,7 +87,7 @@ class Memory:
     def peak(self) -> int:
         """The most that is held at once."""
         resident = self.weights + self.adapter + self.optimiser
-        return resident + max(self.learning, self.generating) + self.workspace
+        return resident + max(self.learning, self.generating)
 
     def gib(self) -> dict[str, float]:
         """Every part in GiB."""
@@ -135,7 +138,7 @@ def estimate(
         weights += shape.embedding * (FULL - wide) + shape.vocabulary * shape.hidden * HALF
     tokens = rows = micro_batch * (prompt + completion)
     if packed:
-        tokens = _different(micro_batch, generations) * prompt + micro_batch * completion
+        tokens = touched(micro_batch, generations) * prompt + micro_batch * completion
     stream = tokens * shape.hidden * (FULL if wide_embedding else wide)
     layer = tokens * ((LAYER_HIDDEN - ATTENDED) * shape.hidden + LAYER_INNER * shape.intermediate)
     layer = (layer + rows * ATTENDED * shape.hidden) * wide // HALF
@@ -147,7 +150,9 @@ def estimate(
         activations = int(layer * BACKWARD) + stream * shape.layers
     table = micro_batch * (completion + 1) * shape.vocabulary * wide
     token = shape.layers * shape.kv_width * wide
+    workspace = 0 if not cuda else UNSLOTH_WORKSPACE if unsloth else WORKSPACE
     captured = decoder == "rig" and cuda
+    capture = _unpacked(shape, precision) + trainable * HALF + REPLAYING if captured else workspace
     caches = {
         "rig": _fixed_cache(shape, generated, prompt + completion, wide)
         + generated // generations * prompt * token,
@@ -164,12 +169,12 @@ def estimate(
         logits=CHUNKED if chunked or unsloth else table * LOGIT_COPIES,
         kv_cache=caches[decoder],
         sampling=generated * shape.vocabulary * SAMPLING if decoder != "vllm" else 0,
-        capture=_unpacked(shape, precision) + trainable * HALF if captured else 0,
-        workspace=UNSLOTH_WORKSPACE if unsloth else WORKSPACE["cuda" if cuda else "cpu"],
+        capture=capture,
+        workspace=workspace,
     )
 
 
-def _different(micro_batch: int, generations: int) -> int:
+def touched(micro_batch: int, generations: int) -> int:
     """Prompts that a micro-batch touches at most, where the completions of a prompt lie side by side."""
     return -(-(micro_batch + generations - gcd(micro_batch, generations)) // generations)
 

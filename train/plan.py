@@ -151,11 +151,11 @@ def show(plan: dict[str, Any], recipe: str, *, as_json: bool) -> str:
     parts = plan["memory_gib"]
     lines += [
         f"  always      weights {parts['weights']:.2f}, adapter {parts['adapter']:.2f}, "
-        f"optimiser {parts['optimiser']:.2f}, workspace {parts['workspace']:.2f}",
+        f"optimiser {parts['optimiser']:.2f}",
         f"  generating  key-value cache {parts['kv_cache']:.2f}, sampling {parts['sampling']:.2f}, "
-        f"captured step {parts['capture']:.2f}",
+        f"{'captured step' if plan['decoder'] == 'rig' else 'workspace'} {parts['capture']:.2f}",
         f"  learning    activations {parts['activations']:.2f}, logits {parts['logits']:.2f}, "
-        f"gradients {parts['gradients']:.2f}",
+        f"gradients {parts['gradients']:.2f}, workspace {parts['workspace']:.2f}",
         "",
         f"Steps: {plan['steps']:,}" + _epochs(plan),
         f"  each {plan['completions_per_step']} completions (on {plan['cards']} "
