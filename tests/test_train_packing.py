@@ -144,14 +144,31 @@ def test_every_token_has_one_place_and_comes_back_to_its_row(data: st.DataObject
     assert found.ids.numel() == sum(prompts[one] for one in set(groups)) + sum(lengths)
     assert torch.equal(found.ids[0][found.rows][held], ids[held])
     assert torch.equal(found.positions[0][found.rows][held], (mask.cumsum(1) - 1)[held])
-    flat = torch.cat([found.prompts.flatten(), found.queries.flatten()])
-    assert torch.equal(flat[found.place], torch.arange(found.ids.numel()))
+    assert torch.equal(found.spots[found.place], torch.arange(found.ids.numel()))
+    assert found.held.sum() == found.ids.numel()
+    assert not found.spots[~found.held.flatten()].any()
+    (different, wide), (count, longest) = found.widths
+    assert (different, count) == (len(set(groups)), len(groups))
+    assert (wide + longest) % packing.ROUND == 0
     assert found.mask.any(-1).all(), "a query that looks at nothing would be NaN"
+    asked = found.spots[: different * wide].view(different, wide)
+    said = found.spots[different * wide :].view(count, longest)
     for row, (group, length) in enumerate(zip(groups, lengths, strict=True)):
+        keys = found.ids[0][torch.cat([asked[found.group[row]], said[row]])]
         for at in range(length):
-            seen = found.ids[0][found.keys[row][found.mask[row, 0, at]]].tolist()
-            start_ = 6 - prompts[group]
-            assert sorted(seen) == sorted(ids[row, start_ : 6 + at + 1].tolist())
+            seen = keys[found.mask[row, 0, at]].tolist()
+            assert seen == ids[row, 6 - prompts[group] : 6 + at + 1].tolist()
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_the_gradient_of_taken_rows_is_that_of_index_select(back: bool) -> None:
+    torch.manual_seed(0)
+    source = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    index = torch.randperm(7) if back else torch.randint(0, 7, (12,))
+    inverse = index.argsort() if back else None
+    found = packing.taken(source, index, inverse)
+    assert torch.equal(found, source[index])
+    assert torch.autograd.gradcheck(lambda one: packing.taken(one, index, inverse), source)
 
 
 def test_completions_of_a_prompt_are_brought_together_and_nothing_is_lost() -> None:

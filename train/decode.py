@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -101,14 +100,10 @@ def supported(model: Any, config: GenerationConfig) -> bool:
 
     Not where unsloth has rewritten the models: theirs do not fill the cache they are given.
     """
-    if "unsloth" in sys.modules:
-        return False
-    shape = model.config.get_text_config(decoder=True)
-    sliding = "sliding_attention" in (getattr(shape, "layer_types", None) or ()) or (
-        getattr(shape, "sliding_window", None) and getattr(shape, "use_sliding_window", True)
-    )
     return (
-        not sliding and config.num_beams in (None, 1) and config.num_return_sequences in (None, 1)
+        packing.full_attention(model)
+        and config.num_beams in (None, 1)
+        and config.num_return_sequences in (None, 1)
     )
 
 

@@ -28,28 +28,31 @@ ROUND = 8
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a micro-batch lie in one packed row: first every prompt once, then the completions.
+    """Where the tokens of a micro-batch lie in one packed row: every prompt once, then the completions.
 
-    B rows of P + L columns hold U different prompts and T different tokens. Indices point into the packed row
-    (0 where there is nothing), but for `place`.
+    B rows of P + L columns hold U different prompts and T different tokens. For attention they are spread
+    over S spots: U prompts of equal width, then B completions of equal width, padded on the right.
     """
 
     ids: torch.Tensor
     """(1, T): the tokens."""
     positions: torch.Tensor
     """(1, T): the place of each in its own row, from 0."""
-    prompts: torch.Tensor
-    """(U, longest prompt)."""
-    queries: torch.Tensor
-    """(B, longest completion)."""
-    keys: torch.Tensor
-    """(B, longest prompt + longest completion, rounded up): what the queries of that row may look at."""
-    mask: torch.Tensor
-    """(B, 1, queries, keys), True where a query looks at a key; every query looks at one at least."""
+    spots: torch.Tensor
+    """(S): the token at each spot; 0 where `held` is False."""
+    held: torch.Tensor
+    """(S, 1, 1): whether there is a token at this spot."""
     place: torch.Tensor
-    """(T): where the attention of `prompts`, then of `queries`, both flattened, holds this token."""
+    """(T): the spot of each token."""
+    widths: tuple[tuple[int, int], tuple[int, int]]
+    """(prompts, their width), (completions, their width)."""
+    group: torch.Tensor
+    """(B): the prompt of each completion."""
+    mask: torch.Tensor
+    """(B, 1, width of a completion, width of a prompt and a completion): True where a token of the completion
+    looks at one of its prompt or of its own; each looks at one at least."""
     rows: torch.Tensor
-    """(B, P + L): the padded rows again."""
+    """(B, P + L): the token at each place of the padded rows; 0 where there is none."""
 
 
 def layout(input_ids: torch.Tensor, attention_mask: torch.Tensor, prompt: int) -> Layout:
@@ -62,23 +65,6 @@ def layout(input_ids: torch.Tensor, attention_mask: torch.Tensor, prompt: int) -
     starts = lengths.cumsum(0) - lengths
     different, total = len(first), int(lengths.sum())
 
-    prompts, is_prompt = _grid(starts[:different], lengths[:different])
-    queries, is_query = _grid(starts[different:], lengths[different:])
-    keys, is_key = (
-        torch.cat([prompts[group], queries], 1),
-        torch.cat([is_prompt[group], is_query], 1),
-    )
-    ends = torch.arange(queries.shape[1])
-    earlier = torch.cat(
-        [torch.ones(len(ends), prompts.shape[1], dtype=torch.bool), ends[:, None] >= ends], 1
-    )
-    blank = (0, -keys.shape[1] % ROUND)
-    keys = torch.nn.functional.pad(keys, blank)
-    mask = torch.nn.functional.pad(is_key[:, None, :] & earlier, blank)[:, None]
-
-    place = torch.zeros(total, dtype=torch.long)
-    found = torch.cat([prompts[is_prompt], queries[is_query]])
-    place[found] = torch.cat([is_prompt.flatten(), is_query.flatten()]).nonzero()[:, 0]
     before = torch.cat(
         [starts[group, None].expand_as(asked), starts[different:, None].expand_as(said)], 1
     )
@@ -88,8 +74,64 @@ def layout(input_ids: torch.Tensor, attention_mask: torch.Tensor, prompt: int) -
     packed[rows[counts]] = ids[counts]
     positions[rows[counts]] = (counts.cumsum(1) - 1)[counts]
 
-    parts = (packed[None], positions[None], prompts, queries, keys, mask, place, rows)
-    return Layout(*(part.to(input_ids.device, non_blocking=True) for part in parts))
+    longest = max(1, int(lengths[different:].max()))
+    wide = int(lengths[:different].max())
+    wide += -(wide + longest) % ROUND
+    prompts, is_prompt = _grid(starts[:different], lengths[:different], wide)
+    said_at, is_said = _grid(starts[different:], lengths[different:], longest)
+    spots = torch.cat([prompts.flatten(), said_at.flatten()])
+    held = torch.cat([is_prompt.flatten(), is_said.flatten()])
+    place = torch.empty(total, dtype=torch.long)
+    place[spots[held]] = held.nonzero()[:, 0]
+    earlier = torch.ones(longest, longest, dtype=torch.bool).tril()
+    mask = torch.cat(
+        [is_prompt[group, None].expand(-1, longest, -1), is_said[:, None] & earlier], 2
+    )
+
+    def there(part: torch.Tensor) -> torch.Tensor:
+        return part.to(input_ids.device, non_blocking=True)
+
+    return Layout(
+        ids=there(packed[None]),
+        positions=there(positions[None]),
+        spots=there(spots),
+        held=there(held[:, None, None]),
+        place=there(place),
+        widths=((different, wide), (len(ids), longest)),
+        group=there(group),
+        mask=there(mask[:, None]),
+        rows=there(rows),
+    )
+
+
+class _Taken(torch.autograd.Function):
+    """Rows of a tensor, with a gradient that is fast on a CPU too, where autograd's own scatters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, source: torch.Tensor, index: torch.Tensor, back: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Take the rows."""
+        ctx.save_for_backward(index, back)
+        ctx.length = len(source)
+        return source.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Bring the gradients back to their rows."""
+        index, back = ctx.saved_tensors
+        if back is not None:
+            return gradient.index_select(0, back), None, None
+        whole = gradient.new_zeros(ctx.length, *gradient.shape[1:])
+        return whole.index_add_(0, index, gradient), None, None
+
+
+def taken(
+    source: torch.Tensor, index: torch.Tensor, back: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return `source.index_select(0, index)`; `back` says where each row went, if each was taken once."""
+    found: torch.Tensor = _Taken.apply(source, index, back)  # type: ignore[no-untyped-call]
+    return found
 
 
 def packed_attention(
@@ -110,35 +152,39 @@ def packed_attention(
             module, query, key, value, attention_mask, **rest
         )
         return found
-    q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
-    prompts, queries, keys = layout.prompts, layout.queries, layout.keys
-    asked, _ = sdpa_attention_forward(
-        module, _taken(q, prompts), _taken(k, prompts), _taken(v, prompts), None, **rest
+    (q, said_q), (k, said_k), (v, said_v) = (_spread(one, layout) for one in (query, key, value))
+    asked, _ = sdpa_attention_forward(module, q, k, v, None, **rest)
+    k, v = (
+        torch.cat([taken(prompts, layout.group), completions], 2)
+        for prompts, completions in ((k, said_k), (v, said_v))
     )
-    said, _ = sdpa_attention_forward(
-        module, _taken(q, queries), _taken(k, keys), _taken(v, keys), layout.mask, **rest
-    )
+    said, _ = sdpa_attention_forward(module, said_q, k, v, layout.mask, **rest)
     both = torch.cat([asked.flatten(0, 1), said.flatten(0, 1)])
-    return both.index_select(0, layout.place)[None], None
+    # the gradient at an empty spot is none: without the product it would be that of token 0
+    return taken(both * layout.held, layout.place, layout.spots)[None], None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def supported(model: Any) -> bool:
-    """Whether tokens of `model` meet in attention alone, all of it full, and through transformers' interface.
+def full_attention(model: Any) -> bool:
+    """Whether tokens of `model` meet in attention alone, and each looks at all that stand before it.
 
     Not where unsloth has rewritten the models.
     """
     if "unsloth" in sys.modules:
         return False
     shape = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(shape, "layer_types", None) or ["full_attention"])
     sliding = getattr(shape, "sliding_window", None) and getattr(shape, "use_sliding_window", True)
+    return not sliding and set(getattr(shape, "layer_types", None) or ()) <= {"full_attention"}
+
+
+def supported(model: Any) -> bool:
+    """Whether `model` can learn from packed rows: full attention, through transformers' interface."""
+    shape = model.config.get_text_config(decoder=True)
     return (
-        kinds == {"full_attention"}
-        and not sliding
+        full_attention(model)
         and bool(getattr(_backbone(model), "_supports_attention_backend", False))
         and shape._attn_implementation in ("sdpa", ATTENTION)
     )
@@ -170,7 +216,7 @@ def packing(model: Any, prompt: int) -> Iterator[None]:
             layout=where,
             **rest,
         )
-        hidden = found.last_hidden_state[0].index_select(0, where.rows.flatten())
+        hidden = taken(found.last_hidden_state[0], where.rows.flatten())
         found.last_hidden_state = hidden.view(*input_ids.shape, -1)
         return found
 
@@ -212,17 +258,23 @@ def regrouped(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _grid(starts: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of spans that begin at `starts`, one span a row, 0 behind its end; and where they count."""
-    columns = torch.arange(max(1, int(lengths.max())))
+def _grid(
+    starts: torch.Tensor, lengths: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spans that begin at `starts`, one a row, 0 behind its end; and where they count."""
+    columns = torch.arange(width)
     inside = columns < lengths[:, None]
     return (starts[:, None] + columns) * inside, inside
 
 
-def _taken(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """(T, heads, dim) by (rows, columns) as (rows, heads, columns, dim)."""
-    found = tokens.index_select(0, index.flatten())
-    return found.view(*index.shape, *tokens.shape[1:]).transpose(1, 2)
+def _spread(packed: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
+    """(1, heads, T, dim) as prompts and completions, each (rows, heads, width, dim)."""
+    spots = taken(packed[0].transpose(0, 1), layout.spots, layout.place)
+    parts = torch.split(spots, [rows * width for rows, width in layout.widths])
+    return [
+        part.view(*shape, *part.shape[1:]).transpose(1, 2)
+        for part, shape in zip(parts, layout.widths, strict=True)
+    ]
 
 
 def _backbone(model: Any) -> Any:
