@@ -316,3 +316,29 @@ def test_what_stops_one_process_is_said_by_the_command(
     with pytest.raises(RigError, match=r"mine\.py:mine failed with KeyError: 'x'"):
         cards.launch(run, 2, quiet=True)
     assert "failed with KeyError" in Run.open(run.path).record["error"]
+
+
+def test_a_process_that_sees_several_cards_keeps_to_one_and_says_so(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers would spread it over all of them, and learn from that many times the completions."""
+    import torch
+
+    import train.settings
+
+    complete = train.settings.complete
+    quick = ["schedule.max_steps=1", "evaluation.problems=0", "backend.preflight=false"]
+    small = recipes.load("embedded-arithmetic", [*SMALL, *quick])
+    running.start(small, Path("runs/one"))
+    assert "cards" not in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        train.settings,
+        "complete",
+        lambda *given, **named: complete(*given, **named) | {"use_cpu": False},
+    )
+    running.start(small, Path("runs/four"))
+    assert "1 of 4 cards; --gpus 4 shares each step" in capsys.readouterr().err
+    one, four = (log.steps(Path("runs") / name / log.LOG)[-1] for name in ("one", "four"))
+    assert one["num_tokens"] == four["num_tokens"]
+    assert json.loads(Path("runs/four/run.json").read_text("utf-8"))["settings"]["use_cpu"] is False

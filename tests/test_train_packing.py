@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -243,26 +242,3 @@ def test_a_run_logs_what_it_logs_with_padded_rows(
     for key in figures:
         assert first["true"][key] == pytest.approx(first["false"][key], rel=2e-3, abs=1e-6), key
     assert first["true"]["grad_norm"] > 0
-
-
-def test_a_process_that_sees_several_cards_keeps_its_batch(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """transformers would spread it over all of them, and learn from that many times the completions."""
-    import train.settings
-
-    complete = train.settings.complete
-    start(*QUICK, name="one")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(
-        train.settings,
-        "complete",
-        lambda *given, **named: complete(*given, **named) | {"use_cpu": False},
-    )
-    start(*QUICK, name="four")
-    tokens = [
-        log.steps(Path("runs") / name / log.LOG)[-1]["num_tokens"] for name in ("one", "four")
-    ]
-    assert tokens[0] == tokens[1]
-    settings_ = json.loads(Path("runs/four/run.json").read_text("utf-8"))["settings"]
-    assert settings_["use_cpu"] is False

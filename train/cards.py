@@ -21,11 +21,16 @@ ERROR = "-error.txt"
 """Ends the name of the file in which a worker says why it failed; its number comes first."""
 
 
-def check(cards: int) -> None:
-    """Refuse more cards than there are, before a run folder is made."""
+def count() -> int:
+    """CUDA cards that this process may use."""
     import torch
 
-    there = torch.cuda.device_count()
+    return torch.cuda.device_count()
+
+
+def check(cards: int) -> None:
+    """Refuse more cards than there are, before a run folder is made."""
+    there = count()
     if there and cards > there:
         raise WrongUse(f"--gpus {cards}: this machine has {there}.")
     if not there:

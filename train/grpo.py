@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rig import base
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
-from train import checkpoints, log, power
+from train import cards, checkpoints, log, power
 from train.recipe import Recipe
 from train.trackers import Trackers
 
@@ -116,6 +116,8 @@ def _work(
     trainer.epochs_done = done // portions.steps_per_epoch
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     say(f"{backend.name} on {backend.card}; {trainable:,} parameters learn")
+    if (there := cards.count()) > gpus:
+        say(f"  {gpus} of {there} cards; --gpus {there} shares each step between all of them")
     say(settings.summary(fields))
 
     # ------------------------------------------------------------------------------------------------------

@@ -233,7 +233,8 @@ def packing(model: Any, prompt: int) -> Iterator[None]:
 def regrouped(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same micro-batches with the completions of a prompt side by side, so that they share it.
 
-    Prompts come in the order in which they first appear, so what was shuffled stays so.
+    Prompts come in the order in which they first appear, so what was shuffled stays so. Where one generation
+    serves several optimiser steps, each of them learns from whole groups.
     """
     prompts = torch.cat([batch["prompt_ids"] for batch in batches]).cpu()
     size = len(batches[0]["prompt_ids"])
