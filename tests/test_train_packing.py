@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,40 @@ def test_packed_rows_learn_what_padded_rows_learn(family: str, checkpointing: bo
     assert wanted.keys() == found.keys()
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_sixteen_bits_round_no_worse_than_with_padding() -> None:
+    """As on a card: 16-bit weights that are frozen, a LoRA in 32 bits, autocast, layers computed twice."""
+    from peft import LoraConfig, get_peft_model
+
+    ids, mask = rows()
+    weights = torch.randn(6, COMPLETION)
+
+    def learnt(*, bits: int, packed: bool) -> Any:
+        taught = get_peft_model(
+            model().to(torch.bfloat16),
+            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+        ).train()
+        for parameter in taught.parameters():
+            if bits == 32 or parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        taught.gradient_checkpointing_enable({"use_reentrant": False})
+        taught.enable_input_require_grads()
+        packing.prepare(taught)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=bits == 16))
+            if packed:
+                stack.enter_context(packing.packing(taught, PROMPT))
+            found = gradients(taught, logps(taught, ids, mask).float(), weights)
+        assert len(found) == 2 * 2 * 7
+        assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+        return torch.cat([gradient.flatten() for gradient in found.values()])
+
+    exact = learnt(bits=32, packed=False)
+    padded, packed = (
+        float((learnt(bits=16, packed=one) - exact).norm() / exact.norm()) for one in (False, True)
+    )
+    assert 0 < packed < 1.25 * padded < 0.2, (padded, packed)
 
 
 def test_the_model_reads_each_token_once() -> None:
