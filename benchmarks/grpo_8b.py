@@ -179,7 +179,8 @@ def by_hand(contender: str, folder: str, shape: argparse.Namespace) -> dict[str,
 
 def by_rig(contender: str, folder: str, shape: argparse.Namespace) -> dict[str, Any]:
     """Run `rig train` with the shipped recipe and read what it logged."""
-    data = Path(f"questions-{contender}.jsonl")
+    data = Path("runs") / f"questions-{contender}.jsonl"
+    data.parent.mkdir(exist_ok=True)
     data.write_text("".join(json.dumps(row) + "\n" for row in questions()), "utf-8")
     name = f"bench-{contender}-{time.time():.0f}-{os.getpid()}"
     changes = {
@@ -252,6 +253,7 @@ def result(completions: int, marks: list[float], peak: float) -> dict[str, Any]:
 def race(folder: Path, shape: argparse.Namespace) -> None:
     """Every contender in a process of its own, in turn or each on its own card; a table at the end."""
     contenders = shape.only.split(",")
+    cards = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0,1,2,3,4,5,6,7").split(",")
     found: dict[str, dict[str, Any]] = {}
 
     def run(contender: str) -> None:
@@ -263,7 +265,9 @@ def race(folder: Path, shape: argparse.Namespace) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         env = {**os.environ, **HIDE, "UNSLOTH_COMPILE_LOCATION": str(cache)}
         if shape.together:
-            env["CUDA_VISIBLE_DEVICES"] = str(contenders.index(contender))
+            env["CUDA_VISIBLE_DEVICES"] = cards[contenders.index(contender)]
+        elif shape.gpus == 1:  # transformers spreads a process over all cards it sees
+            env["CUDA_VISIBLE_DEVICES"] = cards[0]
         started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         last = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]

@@ -77,6 +77,8 @@ def main(place: Path, count: int, settings: list[str]) -> dict[str, Any]:
     whole.join()
     lasted = time.monotonic() - start
     wanted = figures(place / "whole")
+    steps = log.steps(place / "whole" / log.LOG)
+    pace = steps[-1]["seconds"] / len(steps)
     rng = random.Random(place.name)
     kills = []
     for number in range(count):
@@ -85,19 +87,21 @@ def main(place: Path, count: int, settings: list[str]) -> dict[str, Any]:
         while True:
             process = child(recipe, folder)
             if lives < 1 + number % 2:  # every other run is killed twice
-                _live_a_while(process, folder, rng.randrange(len(wanted) - 1))
-                process.join(rng.random() * lasted / len(wanted))
+                rows = rng.randrange(len(wanted) - 1)
+                _live_a_while(process, folder, rows)
+                # a step's time at most: a run that is over can't be killed
+                process.join(rng.random() * (pace if rows else lasted - steps[-1]["seconds"]))
                 process.kill()
             process.join()
             if process.exitcode != -9:
                 break
             lives += 1
-        rows = figures(folder)
+        logged = figures(folder)
         kills.append(
             {
                 "kills": lives,
                 "exit": process.exitcode,
-                "same_log": rows == wanted,
+                "same_log": logged == wanted,
                 "same_adapter": _bytes(folder) == _bytes(place / "whole"),
                 "halves": halves(folder),
                 "leftovers": [

@@ -115,9 +115,7 @@ def test_a_table_of_all_logits_costs_what_the_trial_took() -> None:
 @pytest.mark.parametrize(
     ("micro_batch", "prompts"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 1), (8, 2), (12, 2)]
 )
-def test_a_micro_batch_of_whole_groups_reads_each_prompt_once(
-    micro_batch: int, prompts: int
-) -> None:
+def test_prompts_that_a_micro_batch_touches_at_most(micro_batch: int, prompts: int) -> None:
     """Groups of six lie one behind the other; every micro-batch that can be cut off is looked at."""
     rows = [row // 6 for row in range(6 * micro_batch)]
     cuts = [rows[at : at + micro_batch] for at in range(0, len(rows), micro_batch)]

@@ -31,8 +31,6 @@ from transformers.masking_utils import sdpa_mask
 from train import packing
 
 ATTENTION = "rig_grouped"
-ROUND = 8
-"""Cache lengths are multiples of this: the attention kernels want aligned masks."""
 LOOK = 16
 """Steps between two looks whether all have ended: each look makes the CPU wait for the card."""
 PREFILL_TOKENS = 8192
@@ -237,7 +235,7 @@ def _generate(
 ) -> torch.Tensor:
     batch, prompt = input_ids.shape
     new = config.max_new_tokens
-    length = -(-(prompt + new) // ROUND) * ROUND
+    length = -(-(prompt + new) // packing.ROUND) * packing.ROUND
     logits, layers = _read(model, input_ids, attention_mask, length)
     mask = attention_mask.new_zeros(batch, length, dtype=torch.bool)
     mask[:, :prompt] = attention_mask.bool()

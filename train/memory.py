@@ -42,7 +42,7 @@ GROWING = 1.10
 UNSLOTH_CACHE = 3.15
 """What unsloth takes for each generated completion, in caches of its length: measured, not explained."""
 ROUND = 8
-"""`train.decode` makes the length of a cache a multiple of this."""
+"""`train.decode` makes the length of a cache a multiple of this (`train.packing.ROUND`, without torch)."""
 BLOCK = 2 * 2**20
 """torch takes memory from the card in multiples of this, and a tensor of fixed size fills whole ones."""
 GRAPH_POOLS, UNPACKED = 3, 2

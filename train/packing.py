@@ -23,7 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "rig_packed"
 ROUND = 8
-"""Keys are a multiple of this: the attention kernels want aligned masks."""
+"""Keys are a multiple of this, here and while generating: the attention kernels want aligned masks."""
 
 
 @dataclass(frozen=True)
