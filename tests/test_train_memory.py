@@ -62,6 +62,7 @@ WORST = "one H100, 2026-11-23, the preflight of the shipped recipe, prompts of a
 FOUR = "four H200, 2026-11-26, benchmarks/grpo_8b.py, prompts of 209 tokens"
 AGAIN = "one H200, 2026-11-26, benchmarks/grpo_8b.py, prompts of 209 tokens, without padding"
 LIMIT = "one H200, 2026-11-26, the preflight of the shipped recipe, prompts of at most 256 tokens"
+SHIPPED = "H100, 2026-11-26, benchmarks/grpo_8b.py or the preflight, the recipes as they are shipped"
 TRIAL = "one H200, 2026-11-22, a trial without pieces, 'about 18 GiB'"
 
 MEASURED = [
@@ -96,6 +97,15 @@ MEASURED = [
     Measured("rig", 12, 24, 209, 10.22, AGAIN, chunked=True, packed=True),
     Measured("rig", 12, 48, 209, 13.30, AGAIN, chunked=True, packed=True),
     Measured("rig", 40, 8, 211, 10.04, AGAIN, chunked=True, packed=True, completion=512, generations=8),
+    Measured("rig", 48, 8, 211, 10.86, SHIPPED, chunked=True, packed=True, completion=512, generations=8),
+    Measured("rig", 48, 12, 209, 9.13, SHIPPED, chunked=True, packed=True),
+    Measured("rig", 48, 12, 209, 9.42, SHIPPED + ", two cards", chunked=True, packed=True, cards=2),
+    Measured("rig", 48, 12, 209, 9.22, SHIPPED + ", 96 in portions", chunked=True, packed=True),
+    Measured("rig", 48, 12, 256, 10.31, SHIPPED + ", preflight", chunked=True, packed=True, completion=384),
+    Measured("rig", 96, 24, 256, 16.00, SHIPPED + ", preflight", chunked=True, packed=True,
+             completion=512, generations=8),
+    Measured("rig", 128, 32, 256, 28.95, SHIPPED + ", preflight", chunked=True, packed=True,
+             completion=512, generations=8, precision="16bit", optim="adamw_torch"),
 ]  # fmt: skip
 
 
