@@ -32,6 +32,29 @@ def model(**shape: Any) -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
+def family(name: str) -> Any:
+    """A small random model of a family, with normalised heads, biases or learned positions as it has them."""
+    torch.manual_seed(0)
+    if name == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=300, n_embd=32, n_layer=2, n_head=8, initializer_range=0.2
+        )
+    else:
+        config = transformers.AutoConfig.for_model(
+            name,
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            head_dim=4,
+            sliding_window=None,
+            initializer_range=0.2,
+        )
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
 def prompts() -> tuple[Any, Any]:
     """Six prompts, each four times in a row, left-padded to different lengths."""
     torch.manual_seed(1)
@@ -120,6 +143,40 @@ def test_a_small_portion_of_prompts_at_a_time_changes_nothing(
     assert torch.equal(decode.generate(taught, ids, mask, settings()), whole)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gpt2"])
+@pytest.mark.parametrize("order", ["groups", "mixed", "uneven", "different"])
+def test_every_family_and_every_order_of_prompts_says_what_generate_says(
+    name: str, order: str
+) -> None:
+    """Rows that do not come in equal groups have a prompt each; some end early and leave the batch."""
+    taught, (ids, mask) = family(name), prompts()
+    rows = {
+        "groups": list(range(24)),
+        "mixed": torch.randperm(24).tolist(),
+        "uneven": [0, 1, 2, 4, 8, 9, 10, 11],
+        "different": [0, 4, 8, 12, 16, 20],
+    }[order]
+    ids, mask = ids[rows], mask[rows]
+    said = decode.generate(taught, ids, mask, settings())[:, PROMPT:]
+    often = int(said.mode(0).values.mode().values)
+    config = settings(eos_token_id=[often, END], max_new_tokens=20)
+    expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    assert torch.equal(decode.generate(taught, ids, mask, config), expected)
+
+
+def test_a_prompt_is_kept_once_for_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(decode.Step, "keep", None)
+    read = decode._read
+    monkeypatch.setattr(decode, "_read", lambda *words: kept.append(read(*words)) or kept[-1])
+    taught, (ids, mask) = model(), prompts()
+    decode.generate(taught, ids, mask, settings(eos_token_id=[299_999]))
+    decode.generate(taught, ids[2:], mask[2:], settings(eos_token_id=[299_999]))
+    together, alone = (found[1].keys[0].shape for found in kept)
+    assert together == (6, 2, PROMPT, 4)
+    assert alone == (22, 2, PROMPT, 4), "two of one prompt and four of the others: no equal groups"
+
+
 def test_models_that_unsloth_has_rewritten_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decode.supported(model(), settings())
     monkeypatch.setitem(sys.modules, "unsloth", object())
@@ -146,3 +203,18 @@ def test_what_it_cannot_do_is_left_to_generate(
     shape: dict[str, Any], changes: dict[str, Any], fits: bool
 ) -> None:
     assert decode.supported(model(**shape), settings(**changes)) is fits
+
+
+def test_a_model_with_an_attention_of_its_own_is_left_to_generate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transformers.LlamaModel, "_supports_attention_backend", False)
+    assert not decode.supported(model(), settings())
+
+
+def test_a_model_that_attends_eagerly_says_the_same_and_goes_on_eagerly() -> None:
+    taught, (ids, mask) = model(), prompts()
+    taught.set_attn_implementation("eager")
+    expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=settings())
+    assert torch.equal(decode.generate(taught, ids, mask, settings()), expected)
+    assert taught.config._attn_implementation == "eager"

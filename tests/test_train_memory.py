@@ -57,12 +57,9 @@ class Measured(NamedTuple):
 REFERENCE = "one H200, 2026-11-22, TRL and unsloth by hand, prompts of 140 tokens"
 RACE = "one H200, 2026-11-22, benchmarks/grpo_8b.py, prompts of 209 tokens"
 PAIR = "two H100, 2026-11-23, benchmarks/grpo_8b.py, prompts of 209 tokens"
-LEFT_OVER = PAIR + ", memory not given back before generating"
-WORST = "one H100, 2026-11-23, the preflight of the shipped recipe, prompts of at most 256 tokens"
-FOUR = "four H200, 2026-11-26, benchmarks/grpo_8b.py, prompts of 209 tokens"
-AGAIN = "one H200, 2026-11-26, benchmarks/grpo_8b.py, prompts of 209 tokens, without padding"
-LIMIT = "one H200, 2026-11-26, the preflight of the shipped recipe, prompts of at most 256 tokens"
-SHIPPED = "H100, 2026-11-26, benchmarks/grpo_8b.py or the preflight, the recipes as they are shipped"
+LEARNING = "one H200, 2026-11-26, benchmarks/grpo_8b.py, few completions generated: what learning takes"
+SHIPPED = "one H100, 2026-11-27, benchmarks/grpo_8b.py, prompts of 209 and 211 tokens"
+WORST = "one H100, 2026-11-27, the preflight of the shipped recipe, prompts of at most 256 tokens"
 TRIAL = "one H200, 2026-11-22, a trial without pieces, 'about 18 GiB'"
 
 MEASURED = [
@@ -76,36 +73,14 @@ MEASURED = [
     Measured("unsloth", 6, 6, 209, 7.67, RACE),
     Measured("unsloth", 48, 8, 209, 13.98, RACE),
     Measured("transformers", 6, 6, 209, 12.39, RACE),
-    Measured("rig", 48, 8, 209, 9.33, RACE, chunked=True),
-    Measured("rig", 72, 12, 209, 10.82, RACE, chunked=True),
-    Measured("rig", 48, 8, 209, 9.12, PAIR, chunked=True),
-    Measured("rig", 48, 8, 256, 10.31, WORST, chunked=True, completion=384),
     Measured("unsloth", 48, 8, 209, 13.90, PAIR + ", through rig"),
     Measured("unsloth", 12, 6, 209, 16.97, PAIR + ", through rig", precision="16bit", rank=16),
-    Measured("rig", 40, 8, 209, 11.12, LEFT_OVER, chunked=True, completion=512, generations=8),
-    Measured("rig", 96, 12, 209, 17.34, LEFT_OVER, chunked=True, completion=512, generations=8),
-    Measured("rig", 128, 16, 209, 30.34, PAIR + ", memory never given back", chunked=True,
-             completion=512, generations=8, precision="16bit", optim="adamw_torch"),
-    Measured("rig", 48, 8, 209, 9.54, PAIR, chunked=True, cards=2),
-    Measured("rig", 24, 8, 209, 8.72, PAIR, chunked=True, cards=2),
-    Measured("rig", 96, 12, 256, 16.00, LIMIT, chunked=True, completion=512, generations=8),
-    Measured("rig", 128, 16, 256, 28.95, LIMIT, chunked=True, completion=512, generations=8,
-             precision="16bit", optim="adamw_torch"),
-    Measured("rig", 48, 8, 209, 9.42, FOUR, chunked=True, cards=4),
-    Measured("rig", 48, 12, 209, 9.42, FOUR + ", without padding", chunked=True, packed=True, cards=4),
-    Measured("rig", 48, 12, 209, 9.12, AGAIN, chunked=True, packed=True),
-    Measured("rig", 12, 24, 209, 10.22, AGAIN, chunked=True, packed=True),
-    Measured("rig", 12, 48, 209, 13.30, AGAIN, chunked=True, packed=True),
-    Measured("rig", 40, 8, 211, 10.04, AGAIN, chunked=True, packed=True, completion=512, generations=8),
-    Measured("rig", 48, 8, 211, 10.86, SHIPPED, chunked=True, packed=True, completion=512, generations=8),
-    Measured("rig", 48, 12, 209, 9.13, SHIPPED, chunked=True, packed=True),
-    Measured("rig", 48, 12, 209, 9.42, SHIPPED + ", two cards", chunked=True, packed=True, cards=2),
-    Measured("rig", 48, 12, 209, 9.22, SHIPPED + ", 96 in portions", chunked=True, packed=True),
-    Measured("rig", 48, 12, 256, 10.31, SHIPPED + ", preflight", chunked=True, packed=True, completion=384),
-    Measured("rig", 96, 24, 256, 16.00, SHIPPED + ", preflight", chunked=True, packed=True,
-             completion=512, generations=8),
-    Measured("rig", 128, 32, 256, 28.95, SHIPPED + ", preflight", chunked=True, packed=True,
-             completion=512, generations=8, precision="16bit", optim="adamw_torch"),
+    Measured("rig", 12, 24, 209, 10.22, LEARNING, chunked=True, packed=True),
+    Measured("rig", 12, 48, 209, 13.30, LEARNING, chunked=True, packed=True),
+    Measured("rig", 48, 12, 209, 8.49, SHIPPED, chunked=True, packed=True),
+    Measured("rig", 72, 12, 209, 8.66, SHIPPED, chunked=True, packed=True),
+    Measured("rig", 64, 8, 211, 10.64, SHIPPED, chunked=True, packed=True, completion=512, generations=8),
+    Measured("rig", 72, 12, 256, 10.22, WORST, chunked=True, packed=True, completion=384),
 ]  # fmt: skip
 
 

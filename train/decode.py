@@ -2,8 +2,8 @@
 
 transformers' `generate` launches some two thousand kernels from Python for each token of an 8B model in
 4 bit, so that a step takes the same time for 6 sequences as for 48. Here the step is captured once as a CUDA
-graph and replayed. A group's prompt is read once and its keys and values are copied to the whole group;
-queries that share a key-value head are answered together instead of copying the head for each. On the CPU
+graph and replayed. A group's prompt is read once and its keys and values are kept once: the queries of the
+whole group meet them as the rows of one matrix, and so do the queries that share a key-value head. On the CPU
 there is no graph, and sequences that have ended leave the batch. What is sampled is what `generate` would
 sample: the same processors, the same `multinomial`.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -37,6 +37,23 @@ PREFILL_TOKENS = 8192
 """Prompt tokens read at once; bounds the memory of the widest layer's activations."""
 
 
+class Prompts:
+    """Keys and values of the prompts of a batch, each kept once for the rows that begin with it."""
+
+    def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor]], rows: int) -> None:
+        """`pairs`: of each layer (prompts, key heads, width, dim), for `rows` rows: equally many each, in order."""
+        self.keys = [keys for keys, _ in pairs]
+        self.values = [values for _, values in pairs]
+        self.rows = rows
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Forget all rows of the batch but these; from here on each has a prompt of its own."""
+        one = torch.arange(self.rows, device=rows.device)[rows] * len(self.keys[0]) // self.rows
+        self.keys = [keys[one] for keys in self.keys]
+        self.values = [values[one] for values in self.values]
+        self.rows = len(one)
+
+
 def grouped_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -44,53 +61,57 @@ def grouped_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    prompts: Prompts | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one new token: (batch, heads, 1, dim) queries over (batch, key heads, length, dim) keys.
+    """Attention of one new token of each row over its prompt and over what the row has said.
 
-    The heads that share a key head become rows of one small matrix, so no key is copied. Longer queries go
-    to transformers' own function. Returns (batch, 1, heads, dim) and no weights.
+    `query`: (batch, heads, 1, dim); `key`, `value`: (batch, key heads, said, dim); `attention_mask`: (batch, 1, 1,
+    width of the prompts + said), 0 where a key counts and -inf elsewhere. Returns (batch, 1, heads, dim) and no
+    weights. Without `prompts` it is transformers' own function.
     """
-    if query.shape[2] != 1:
+    if prompts is None:
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **rest
         )
         return found
     batch, heads, _, width = query.shape
-    rows = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
-    mixed = scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
-    return mixed.reshape(batch, 1, heads, width), None
+    kept = key.shape[1]
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    asked_k, asked_v = prompts.keys[layer].flatten(0, 1), prompts.values[layer].flatten(0, 1)
+    group, each = batch // (len(asked_k) // kept), heads // kept
+
+    def together(rows: torch.Tensor) -> torch.Tensor:
+        """(batch * key heads, each, n) as (prompts * key heads, group * each, n)."""
+        rows = rows.view(-1, group, kept, each, rows.shape[-1]).transpose(1, 2)
+        return rows.reshape(len(asked_k), group * each, -1)
+
+    def apart(rows: torch.Tensor) -> torch.Tensor:
+        """And back."""
+        rows = rows.view(-1, kept, group, each, rows.shape[-1]).transpose(1, 2)
+        return rows.reshape(batch * kept, each, -1)
+
+    rows = query.reshape(batch * kept, each, width)
+    asked = apart(_product(together(rows), asked_k.transpose(1, 2)))
+    said = _product(rows, key.flatten(0, 1).transpose(1, 2))
+    scores = torch.cat([asked, said], -1).view(batch, kept, each, -1)
+    shares = torch.add(attention_mask, scores, alpha=scaling or width**-0.5).softmax(-1)
+    asked, said = (
+        shares.to(value.dtype).flatten(0, 1).split([asked.shape[-1], said.shape[-1]], -1)
+    )
+    mixed = apart(_product(together(asked), asked_v)) + _product(said, value.flatten(0, 1))
+    return mixed.to(value.dtype).view(batch, 1, heads, -1), None
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Multiply batches of matrices, into 32 bits: a score rounded to 16 would be wrong by several per cent."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left, right).float()
 
 
 AttentionInterface.register(ATTENTION, grouped_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-class FixedLayer(StaticLayer):  # type: ignore[misc]
-    """Keys and values of one layer in tensors that never move, filled from a prompt that was read before."""
-
-    def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, group: torch.Tensor, length: int
-    ) -> None:
-        """`keys`, `values`: (prompts, heads, prompt length, dim); `group`: each batch row's prompt."""
-        super().__init__(max_cache_len=length)
-        self.dtype, self.device = keys.dtype, keys.device
-        self.keys = self._filled(keys, group, length)
-        self.values = self._filled(values, group, length)
-        self.cumulative_length = torch.tensor(keys.shape[2], device=keys.device)
-        self.is_initialized = True
-
-    @staticmethod
-    def _filled(source: torch.Tensor, group: torch.Tensor, length: int) -> torch.Tensor:
-        _, heads, prompt, width = source.shape
-        whole = source.new_zeros(len(group), heads, length, width)
-        for row, prompt_row in enumerate(group.tolist()):  # row by row: no second copy of the whole
-            whole[row, :, :prompt] = source[prompt_row]
-        return whole
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Forget all rows of the batch but these."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 def supported(model: Any, config: GenerationConfig) -> bool:
@@ -100,6 +121,7 @@ def supported(model: Any, config: GenerationConfig) -> bool:
     """
     return (
         packing.full_attention(model)
+        and packing.exchangeable(model)
         and config.num_beams in (None, 1)
         and config.num_return_sequences in (None, 1)
     )
@@ -130,15 +152,18 @@ class Step:
     """One forward pass of the whole batch by one token; on a card it is captured and then replayed."""
 
     def __init__(
-        self, model: Any, layers: list[FixedLayer], mask: torch.Tensor, start: torch.Tensor
+        self, model: Any, prompts: Prompts, mask: torch.Tensor, new: int
     ) -> None:
-        """`mask`: (batch, length), True where a key counts; `start`: (batch,) position of the next token."""
+        """`mask`: (batch, width of the prompts), True where a key counts; `new`: tokens that will be said."""
         self.model = model
-        self.layers = layers
-        self.mask = mask[:, None, None, :].contiguous()
-        self.position = start[:, None].clone()
+        self.prompts = prompts
+        said = -(-new // packing.ROUND) * packing.ROUND
+        counts = torch.cat([mask, mask.new_zeros(len(mask), said)], 1)[:, None, None]
+        self.mask = torch.zeros_like(counts, dtype=torch.float32).masked_fill(~counts, -torch.inf)
+        self.position = mask.sum(1)[:, None]
         self.token = torch.zeros_like(self.position)
-        self.slot = layers[0].cumulative_length.reshape(1).clone()
+        self.slot = torch.tensor([mask.shape[1]], device=mask.device)
+        self.layers = [_empty(pair, len(mask), said) for pair in zip(prompts.keys, prompts.values, strict=True)]
         self.logits: torch.Tensor | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -182,17 +207,19 @@ class Step:
             self.position[rows],
             self.token[rows],
         )
+        self.prompts.keep(rows)
         for layer in self.layers:
-            layer.keep(rows)
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
     def _forward(self) -> torch.Tensor:
-        self.mask.index_fill_(3, self.slot, True)
+        self.mask.index_fill_(3, self.slot, 0.0)
         logits: torch.Tensor = self.model(
             input_ids=self.token,
             attention_mask=self.mask,
             position_ids=self.position,
             past_key_values=Cache(layers=self.layers),
             use_cache=True,
+            prompts=self.prompts,
         ).logits[:, -1]
         self.slot.add_(1)
         self.position.add_(1)
@@ -217,7 +244,7 @@ def generate(
     config = model.config.get_text_config(decoder=True)
     before, training = config._attn_implementation, model.training
     model.eval()
-    config._attn_implementation = ATTENTION if before in ("sdpa", packing.ATTENTION) else before
+    config._attn_implementation = ATTENTION
     try:
         with _narrow(model):
             return _generate(model, input_ids, attention_mask, generation_config, graph)
@@ -235,17 +262,16 @@ def _generate(
 ) -> torch.Tensor:
     batch, prompt = input_ids.shape
     new = config.max_new_tokens
-    length = -(-(prompt + new) // packing.ROUND) * packing.ROUND
-    logits, layers = _read(model, input_ids, attention_mask, length)
-    mask = attention_mask.new_zeros(batch, length, dtype=torch.bool)
-    mask[:, :prompt] = attention_mask.bool()
-    step = Step(model, layers, mask, attention_mask.sum(1))
+    blank = _padding(config)
+    wide = -prompt % packing.ROUND
+    mask = pad(attention_mask, (wide, 0)).bool()
+    logits, prompts = _read(model, pad(input_ids, (wide, 0), value=blank), mask)
+    step = Step(model, prompts, mask, new)
     on_card = input_ids.is_cuda if graph is None else graph
     if on_card and new > 1:
         step.capture()
     ends = torch.tensor(_listed(config.eos_token_id), device=input_ids.device)
     choose = _sampler(model, config, prompt, ends)
-    blank = _padding(config)
     said = torch.cat([input_ids, input_ids.new_full((batch, new), blank)], dim=1)
     rows = torch.arange(
         batch, device=input_ids.device
@@ -267,12 +293,11 @@ def _generate(
 
 
 def _read(
-    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, length: int
-) -> tuple[torch.Tensor, list[FixedLayer]]:
-    """Read each different prompt once; return every row's last logits and the whole batch's cache."""
-    both = torch.stack([input_ids, attention_mask], 1)
-    both, group = torch.unique(both, dim=0, return_inverse=True)
-    ids, mask = both[:, 0], both[:, 1]
+    model: Any, input_ids: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, Prompts]:
+    """Read each different prompt once; return every row's last logits and the prompts for the whole batch."""
+    different, group = _different(input_ids, mask)
+    ids, mask = input_ids[different], mask[different]
     position = (mask.cumsum(1) - 1).clamp(min=0)
     portion = max(1, PREFILL_TOKENS // ids.shape[1])
     logits: list[torch.Tensor] = []
@@ -291,14 +316,37 @@ def _read(
             ).logits[:, -1]
         )
         pieces.append([(layer.keys, layer.values) for layer in cache.layers])
-    layers = []
+    rows = len(group)
+    even = rows % len(ids) == 0 and torch.equal(
+        group, torch.arange(rows, device=group.device) * len(ids) // rows
+    )
+    pairs = []
     for index in range(len(pieces[0])):
-        keys = torch.cat([piece[index][0] for piece in pieces])
-        values = torch.cat([piece[index][1] for piece in pieces])
+        keys, values = (torch.cat([piece[index][of] for piece in pieces]) for of in (0, 1))
         for piece in pieces:
             piece[index] = (keys[:0], values[:0])  # so that the prompt's cache is not held twice
-        layers.append(FixedLayer(keys, values, group, length))
-    return torch.cat(logits)[group], layers
+        pairs.append((keys, values) if even else (keys[group], values[group]))
+    return torch.cat(logits)[group], Prompts(pairs, rows)
+
+
+def _different(
+    input_ids: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first row of each different prompt, in order, and of each row which of these it begins with."""
+    _, group = torch.unique(
+        torch.stack([input_ids, mask], 1), dim=0, return_inverse=True
+    )
+    same = group[:, None] == group
+    first = same.int().argmax(1)  # of each row the first that is like it
+    different = torch.unique(first)
+    return different, torch.searchsorted(different, first)
+
+
+def _empty(pair: tuple[torch.Tensor, torch.Tensor], rows: int, length: int) -> StaticLayer:
+    """A layer's cache for what `rows` rows will say, in tensors that never move, shaped like its prompts' pair."""
+    layer = StaticLayer(length)
+    layer.lazy_initialization(*(one[:1].expand(rows, -1, -1, -1) for one in pair))
+    return layer
 
 
 def _sampler(

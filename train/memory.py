@@ -154,8 +154,8 @@ def estimate(
     captured = decoder == "rig" and cuda
     capture = _unpacked(shape, precision) + trainable * HALF + REPLAYING if captured else workspace
     caches = {
-        "rig": _fixed_cache(shape, generated, prompt + completion, wide)
-        + generated // generations * prompt * token,
+        "rig": _fixed_cache(shape, generated, completion, wide)
+        + _fixed_cache(shape, -(-generated // generations), prompt, wide),
         "transformers": int(generated * (prompt + completion) * token * GROWING),
         "unsloth": int(generated * (prompt + completion) * token * UNSLOTH_CACHE),
         "vllm": 0,
@@ -187,7 +187,7 @@ def _states(optim: str) -> int:
 
 
 def _fixed_cache(shape: Shape, rows: int, length: int, wide: int) -> int:
-    """Keys and values of every layer, each in one tensor that never moves (`train.decode`)."""
+    """Keys and values of `rows` in every layer, each in one tensor that never moves (`train.decode`)."""
     one = rows * (-(-length // ROUND) * ROUND) * shape.kv_width // 2 * wide
     if one > BLOCK:
         one = -(-one // BLOCK) * BLOCK

@@ -180,12 +180,17 @@ def full_attention(model: Any) -> bool:
     return not sliding and set(getattr(shape, "layer_types", None) or ()) <= {"full_attention"}
 
 
+def exchangeable(model: Any) -> bool:
+    """Whether `model` attends through transformers' interface, so that another function can do it."""
+    return bool(getattr(_backbone(model), "_supports_attention_backend", False))
+
+
 def supported(model: Any) -> bool:
     """Whether `model` can learn from packed rows: full attention, through transformers' interface."""
     shape = model.config.get_text_config(decoder=True)
     return (
         full_attention(model)
-        and bool(getattr(_backbone(model), "_supports_attention_backend", False))
+        and exchangeable(model)
         and shape._attn_implementation in ("sdpa", ATTENTION)
     )
 
