@@ -57,7 +57,9 @@ class Measured(NamedTuple):
 REFERENCE = "one H200, 2026-11-22, TRL and unsloth by hand, prompts of 140 tokens"
 RACE = "one H200, 2026-11-22, benchmarks/grpo_8b.py, prompts of 209 tokens"
 PAIR = "two H100, 2026-11-23, benchmarks/grpo_8b.py, prompts of 209 tokens"
-LEARNING = "one H200, 2026-11-26, benchmarks/grpo_8b.py, few completions generated: what learning takes"
+LEARNING = (
+    "one H200, 2026-11-26, benchmarks/grpo_8b.py, few completions generated: what learning takes"
+)
 SHIPPED = "one H100, 2026-11-27, benchmarks/grpo_8b.py, prompts of 209 and 211 tokens"
 WORST = "one H100, 2026-11-27, the preflight of the shipped recipe, prompts of at most 256 tokens"
 TRIAL = "one H200, 2026-11-22, a trial without pieces, 'about 18 GiB'"

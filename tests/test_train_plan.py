@@ -117,8 +117,8 @@ def test_the_command_prints_one_object_offline_in_a_moment(elsewhere: Path) -> N
     found = json.loads(done.stdout)
     assert {"trainable_parameters", "peak_gib", "steps_per_epoch", "per_module"} <= set(found)
     assert found["trainable_parameters"] == 83_886_080
-    assert found["steps_per_epoch"] == 7473 // 8
-    assert found["tokens_per_step"] == 48 * (256 + 384)
+    assert found["steps_per_epoch"] == 7473 // 12
+    assert found["tokens_per_step"] == 72 * (256 + 384)
     assert list(elsewhere.iterdir()) == [], "a plan leaves nothing behind"
 
 
@@ -182,9 +182,9 @@ def refused(gib: float, *settings: str, backend: str = "trl", cards: int = 1) ->
 @pytest.mark.parametrize(
     ("gib", "settings", "cards"),
     [
-        (9.5, (), 1),
+        (9.4, (), 1),
         (8.0, (), 1),
-        (12.0, ("schedule.micro_batch=48",), 1),
+        (12.0, ("schedule.micro_batch=72",), 1),
         (12.0, ("schedule.prompts_per_step=32",), 1),
         (12.0, ("schedule.prompts_per_step=32", "schedule.micro_batch=48"), 2),
         (24.0, ("grpo.max_completion_length=2048", "schedule.micro_batch=24"), 1),

@@ -41,7 +41,7 @@ class Prompts:
     """Keys and values of the prompts of a batch, each kept once for the rows that begin with it."""
 
     def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor]], rows: int) -> None:
-        """`pairs`: of each layer (prompts, key heads, width, dim), for `rows` rows: equally many each, in order."""
+        """`pairs`: of each layer (prompts, key heads, width, dim), each for equally many of `rows`, in order."""
         self.keys = [keys for keys, _ in pairs]
         self.values = [values for _, values in pairs]
         self.rows = rows
@@ -66,15 +66,16 @@ def grouped_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one new token of each row over its prompt and over what the row has said.
 
-    `query`: (batch, heads, 1, dim); `key`, `value`: (batch, key heads, said, dim); `attention_mask`: (batch, 1, 1,
-    width of the prompts + said), 0 where a key counts and -inf elsewhere. Returns (batch, 1, heads, dim) and no
-    weights. Without `prompts` it is transformers' own function.
+    `query`: (batch, heads, 1, dim); `key`, `value`: (batch, key heads, said, dim); `attention_mask`: (batch,
+    1, 1, width of the prompts + said), 0 where a key counts and -inf elsewhere. Returns (batch, 1, heads,
+    dim) and no weights. Without `prompts` it is transformers' own function.
     """
     if prompts is None:
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **rest
         )
         return found
+    assert attention_mask is not None
     batch, heads, _, width = query.shape
     kept = key.shape[1]
     layer: int = module.layer_idx  # type: ignore[assignment]
@@ -96,15 +97,14 @@ def grouped_attention(
     said = _product(rows, key.flatten(0, 1).transpose(1, 2))
     scores = torch.cat([asked, said], -1).view(batch, kept, each, -1)
     shares = torch.add(attention_mask, scores, alpha=scaling or width**-0.5).softmax(-1)
-    asked, said = (
-        shares.to(value.dtype).flatten(0, 1).split([asked.shape[-1], said.shape[-1]], -1)
-    )
+    shares = shares.to(value.dtype).flatten(0, 1)
+    asked, said = torch.split(shares, [asked.shape[-1], said.shape[-1]], -1)
     mixed = apart(_product(together(asked), asked_v)) + _product(said, value.flatten(0, 1))
     return mixed.to(value.dtype).view(batch, 1, heads, -1), None
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiply batches of matrices, into 32 bits: a score rounded to 16 would be wrong by several per cent."""
+    """Multiply batches of matrices, into 32 bits: a score of 10 in 16 bits is off by 0.03."""
     if left.is_cuda and left.dtype != torch.float32:
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left, right).float()
@@ -151,9 +151,7 @@ def in_portions(
 class Step:
     """One forward pass of the whole batch by one token; on a card it is captured and then replayed."""
 
-    def __init__(
-        self, model: Any, prompts: Prompts, mask: torch.Tensor, new: int
-    ) -> None:
+    def __init__(self, model: Any, prompts: Prompts, mask: torch.Tensor, new: int) -> None:
         """`mask`: (batch, width of the prompts), True where a key counts; `new`: tokens that will be said."""
         self.model = model
         self.prompts = prompts
@@ -163,7 +161,9 @@ class Step:
         self.position = mask.sum(1)[:, None]
         self.token = torch.zeros_like(self.position)
         self.slot = torch.tensor([mask.shape[1]], device=mask.device)
-        self.layers = [_empty(pair, len(mask), said) for pair in zip(prompts.keys, prompts.values, strict=True)]
+        self.layers = [
+            _empty(pair, len(mask), said) for pair in zip(prompts.keys, prompts.values, strict=True)
+        ]
         self.logits: torch.Tensor | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -292,9 +292,7 @@ def _generate(
     return said
 
 
-def _read(
-    model: Any, input_ids: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, Prompts]:
+def _read(model: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, Prompts]:
     """Read each different prompt once; return every row's last logits and the prompts for the whole batch."""
     different, group = _different(input_ids, mask)
     ids, mask = input_ids[different], mask[different]
@@ -329,13 +327,9 @@ def _read(
     return torch.cat(logits)[group], Prompts(pairs, rows)
 
 
-def _different(
-    input_ids: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _different(input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The first row of each different prompt, in order, and of each row which of these it begins with."""
-    _, group = torch.unique(
-        torch.stack([input_ids, mask], 1), dim=0, return_inverse=True
-    )
+    _, group = torch.unique(torch.stack([input_ids, mask], 1), dim=0, return_inverse=True)
     same = group[:, None] == group
     first = same.int().argmax(1)  # of each row the first that is like it
     different = torch.unique(first)
@@ -343,7 +337,7 @@ def _different(
 
 
 def _empty(pair: tuple[torch.Tensor, torch.Tensor], rows: int, length: int) -> StaticLayer:
-    """A layer's cache for what `rows` rows will say, in tensors that never move, shaped like its prompts' pair."""
+    """A layer's cache for what `rows` rows will say, in tensors that never move, like its prompts' pair."""
     layer = StaticLayer(length)
     layer.lazy_initialization(*(one[:1].expand(rows, -1, -1, -1) for one in pair))
     return layer
