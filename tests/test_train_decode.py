@@ -144,16 +144,17 @@ def test_a_small_portion_of_prompts_at_a_time_changes_nothing(
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gpt2"])
-@pytest.mark.parametrize("order", ["groups", "mixed", "uneven", "different"])
+@pytest.mark.parametrize("order", ["groups", "mixed", "uneven", "pairs", "different"])
 def test_every_family_and_every_order_of_prompts_says_what_generate_says(
     name: str, order: str
 ) -> None:
-    """Rows that do not come in equal groups have a prompt each; some end early and leave the batch."""
+    """A prompt stands once for each block of equal rows; some rows end early and leave the batch."""
     taught, (ids, mask) = family(name), prompts()
     rows = {
         "groups": list(range(24)),
         "mixed": torch.randperm(24).tolist(),
         "uneven": [0, 1, 2, 4, 8, 9, 10, 11],
+        "pairs": [0, 1, 4, 5, 6, 7, 0, 1, 20, 21],
         "different": [0, 4, 8, 12, 16, 20],
     }[order]
     ids, mask = ids[rows], mask[rows]
@@ -171,10 +172,14 @@ def test_a_prompt_is_kept_once_for_its_group(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(decode, "_read", lambda *words: kept.append(read(*words)) or kept[-1])
     taught, (ids, mask) = model(), prompts()
     decode.generate(taught, ids, mask, settings(eos_token_id=[299_999]))
-    decode.generate(taught, ids[2:], mask[2:], settings(eos_token_id=[299_999]))
-    together, alone = (found[1].keys[0].shape for found in kept)
-    assert together == (6, 2, PROMPT, 4)
-    assert alone == (22, 2, PROMPT, 4), "two of one prompt and four of the others: no equal groups"
+    cut, twice = slice(2, None), [*range(4, 8), *range(8), *range(8, 16)]
+    decode.generate(taught, ids[cut], mask[cut], settings(eos_token_id=[299_999]))
+    decode.generate(taught, ids[twice], mask[twice], settings(eos_token_id=[299_999]))
+    assert [found[1].keys[0].shape for found in kept] == [
+        (6, 2, PROMPT, 4),
+        (11, 2, PROMPT, 4),  # two rows of the first prompt and four of the others: pairs
+        (5, 2, PROMPT, 4),  # one prompt for two groups that do not meet
+    ]
 
 
 def test_models_that_unsloth_has_rewritten_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

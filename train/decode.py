@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,7 +42,7 @@ class Prompts:
     """Keys and values of the prompts of a batch, each kept once for the rows that begin with it."""
 
     def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor]], rows: int) -> None:
-        """`pairs`: of each layer (prompts, key heads, width, dim), each for equally many of `rows`, in order."""
+        """`pairs`: of each layer (prompts, key heads, width, dim); equally many `rows` begin with each."""
         self.keys = [keys for keys, _ in pairs]
         self.values = [values for _, values in pairs]
         self.rows = rows
@@ -314,17 +315,17 @@ def _read(model: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torc
             ).logits[:, -1]
         )
         pieces.append([(layer.keys, layer.values) for layer in cache.layers])
-    rows = len(group)
-    even = rows % len(ids) == 0 and torch.equal(
-        group, torch.arange(rows, device=group.device) * len(ids) // rows
-    )
+    runs = torch.unique_consecutive(group, return_counts=True)[1]
+    begins = group[:: math.gcd(*runs.tolist())]  # a prompt stands once for each block of equal rows
     pairs = []
     for index in range(len(pieces[0])):
         keys, values = (torch.cat([piece[index][of] for piece in pieces]) for of in (0, 1))
         for piece in pieces:
             piece[index] = (keys[:0], values[:0])  # so that the prompt's cache is not held twice
-        pairs.append((keys, values) if even else (keys[group], values[group]))
-    return torch.cat(logits)[group], Prompts(pairs, rows)
+        if len(begins) > len(ids):
+            keys, values = keys[begins], values[begins]
+        pairs.append((keys, values))
+    return torch.cat(logits)[group], Prompts(pairs, len(group))
 
 
 def _different(input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
