@@ -320,7 +320,7 @@ def main() -> None:
     parser.add_argument("--contender", choices=list(CONTENDERS))
     parser.add_argument("--generations", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--prompts", type=int, default=8, help="prompts a step of (b) and (d)")
+    parser.add_argument("--prompts", type=int, default=12, help="prompts a step of (b) and (d)")
     parser.add_argument(
         "--micro", type=int, default=12, help="completions learnt from at once, (b) and (d)"
     )

@@ -83,6 +83,9 @@ MEASURED = [
     Measured("rig", 72, 12, 209, 8.66, SHIPPED, chunked=True, packed=True),
     Measured("rig", 64, 8, 211, 10.64, SHIPPED, chunked=True, packed=True, completion=512, generations=8),
     Measured("rig", 72, 12, 256, 10.22, WORST, chunked=True, packed=True, completion=384),
+    Measured("rig", 96, 24, 256, 13.79, WORST, chunked=True, packed=True, completion=512, generations=8),
+    Measured("rig", 128, 32, 256, 26.99, WORST, chunked=True, packed=True, completion=512, generations=8,
+             precision="16bit", optim="adamw_torch"),
 ]  # fmt: skip
 
 
