@@ -10,12 +10,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rig
 from rig.errors import RigError, WrongUse
+from train import colocate
 from train.recipe import ModelTable, Recipe
 
 EMBEDDED = Path(rig.__file__).parent / "embedded"
@@ -40,13 +42,20 @@ class Backend:
         from importlib.metadata import PackageNotFoundError, version
 
         versions = {}
-        for package in ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes"):
+        used = [name for name in ("unsloth", "vllm") if name in sys.modules]
+        for package in (
+            "torch",
+            "transformers",
+            "trl",
+            "peft",
+            "accelerate",
+            "bitsandbytes",
+            *used,
+        ):
             try:
                 versions[package] = version(package)
             except PackageNotFoundError:
                 continue
-        if self.name == "unsloth":
-            versions["unsloth"] = version("unsloth")
         return {"backend": self.name, "card": self.card, "versions": versions}
 
 
@@ -72,6 +81,8 @@ def prepare(recipe: Recipe, folder: Path, *, quiet: bool = True) -> Backend:
         raise RigError(f"unsloth needs a CUDA card. {why_no_card()} Or set backend.name=trl.")
     if problems := limits(recipe, name, cuda=cuda):
         raise WrongUse(problems[0])
+    if recipe.grpo.use_vllm:
+        colocate.prepare()
     if name == "unsloth":
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
         os.environ.setdefault(
@@ -116,11 +127,13 @@ def limits(recipe: Recipe, backend: str, *, cuda: bool) -> list[str]:
             found.append("model.attention = flash_attention_2 needs a CUDA card: use sdpa.")
     if recipe.backend.compile and grpo.cache_implementation != "static":
         found.append('backend.compile wants grpo.cache_implementation = "static": set both.')
-    if grpo.use_vllm and importlib.util.find_spec("vllm") is None:
-        found.append(
-            "grpo.use_vllm: vLLM is not installed here (it runs on Linux only): "
-            "install it, or --set grpo.use_vllm=false."
-        )
+    if grpo.use_vllm:
+        if importlib.util.find_spec("vllm") is None:
+            found.append(
+                "grpo.use_vllm: vLLM is not installed here (it runs on Linux only): "
+                "install it, or --set grpo.use_vllm=false."
+            )
+        found += colocate.limits(recipe, backend)
     found += [
         f"schedule.report_to: {tracker} is not installed: pip install {tracker}, or leave it out."
         for tracker in schedule.report_to

@@ -10,6 +10,7 @@ in which order things happen and where they are written.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import replace
@@ -109,9 +110,7 @@ def _work(
     )
     seen_by = AsyncWitness if isinstance(functions[0], rewards.AsyncBound) else Witness
     functions[0] = seen_by(functions[0], speech)
-    free = backend.name == "trl" and not recipe.grpo.use_vllm
-    at_once = portions.generated if free else None
-    trainer = _trainer(recipe, fields, model, tokenizer, problems, functions, at_once=at_once)
+    trainer = _trainer(recipe, backend, fields, model, tokenizer, problems, functions, portions)
     trackers.guard(trainer, done)
     trainer.epochs_done = done // portions.steps_per_epoch
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -229,13 +228,13 @@ def _worth_training(
 
 def _trainer(
     recipe: Recipe,
+    backend: Backend,
     fields: dict[str, Any],
     model: Any,
     tokenizer: Any,
     problems: Data,
     functions: list[Any],
-    *,
-    at_once: int | None,
+    portions: Portions,
 ) -> Any:
     import dataclasses
 
@@ -243,7 +242,7 @@ def _trainer(
     from transformers import PrinterCallback
     from trl import GRPOConfig
 
-    from train import settings
+    from train import colocate, settings
     from train.trainer import trainer_class, tune
 
     settings.check_names(recipe, {field.name for field in dataclasses.fields(GRPOConfig)})
@@ -253,13 +252,19 @@ def _trainer(
         raise WrongUse(f"TRL refuses the recipe: {str(error).splitlines()[0]}") from error
     # A process that sees several cards would spread over all of them (DataParallel) and multiply its batch.
     config._n_gpu = min(config.n_gpu, 1)
-    trainer = trainer_class()(
-        model=model,
-        processing_class=tokenizer,
-        reward_funcs=functions,
-        args=config,
-        train_dataset=Dataset.from_list(problems.train),
-    )
+    engine = recipe.grpo.use_vllm
+    share = recipe.grpo.vllm_gpu_memory_utilization
+    with colocate.starting(share) if engine else contextlib.nullcontext():
+        trainer = trainer_class()(
+            model=model,
+            processing_class=tokenizer,
+            reward_funcs=functions,
+            args=config,
+            train_dataset=Dataset.from_list(problems.train),
+        )
+    plain = backend.name == "trl"
+    if engine and plain:
+        colocate.settle(trainer)
     settings.insist(trainer, fields)
     trainer.remove_callback(PrinterCallback)  # stdout belongs to the result
     trainer.keep = recipe.schedule.keep_checkpoints
@@ -270,7 +275,7 @@ def _trainer(
         chunked_logprobs=recipe.backend.chunked_logprobs,
         decode=recipe.backend.decode == "rig",
         packed=recipe.backend.packed,
-        at_once=at_once,
+        at_once=portions.generated if plain and not engine else None,
     )
     return trainer
 

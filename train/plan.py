@@ -42,7 +42,10 @@ def make(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
     predicted = predict(recipe, model, backend, cards=cards)
     if recipe.grpo.use_vllm:
         share = recipe.grpo.vllm_gpu_memory_utilization
-        notes.append(f"vLLM takes {share:.0%} of the card besides (vllm_gpu_memory_utilization).")
+        notes.append(
+            f"vLLM takes {share:.0%} of the card besides (vllm_gpu_memory_utilization). rig was tried with a "
+            "stand-in for it only: look at the first steps."
+        )
     if "paged" in recipe.schedule.optim:
         states = 2 * trainable / GIB
         notes.append(

@@ -7,13 +7,14 @@ start and end tokens, gibberish. Random states and counters are put back, so the
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rig.errors import RigError
-from train import check_rewards
+from train import check_rewards, colocate
 from train.heldout import unmoved
 from train.recipe import dividing
 
@@ -73,8 +74,6 @@ def first_look(trainer: Any, rows: Sequence[dict[str, Any]]) -> list[str]:
     prompts = [row["prompt"] for row in rows[:LOOK]]
     ends = trainer.eos_token_ids
     check_template(trainer._tokenizer, ends)
-    if trainer.use_vllm:
-        return []
     with unmoved(trainer.model):
         prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
         if not math.isfinite(_entropy(trainer.model, prompt_ids[0][:1], prompt_ids[0][1:])):
@@ -133,13 +132,9 @@ def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:
         longest[at % len(longest)] for at in range(prompts) for _ in range(trainer.num_generations)
     ]
     batch = batch[:local]
-    config = getattr(trainer, "generation_config", None)
-    free = None if config is None else config.min_new_tokens
-    with unmoved(trainer.model):
+    with unmoved(trainer.model), _to_the_limit(trainer):
         trainer.model.train()
         try:
-            if config is not None:
-                config.min_new_tokens = trainer.max_completion_length
             trainer._buffered_inputs, trainer._step = None, 0
             inputs: list[Any] = []
             if not _fits(lambda: inputs.append(trainer._prepare_inputs(batch))):
@@ -147,14 +142,28 @@ def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:
             if not _fits(lambda: _learn(trainer, inputs[0], len(batch))):
                 raise RigError(_too_much_learnt(trainer, inputs[0]))
         finally:
-            if config is not None:
-                config.min_new_tokens = free
             _forget(trainer)
             torch.cuda.empty_cache()
     return round(torch.cuda.max_memory_reserved() / 2**30, 2)
 
 
 # ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _to_the_limit(trainer: Any) -> Iterator[None]:
+    """Inside the block no completion ends before its limit."""
+    if (coupling := getattr(trainer, "vllm_generation", None)) is not None:
+        with colocate.to_the_limit(coupling):
+            yield
+        return
+    config = trainer.generation_config
+    free = config.min_new_tokens
+    config.min_new_tokens = trainer.max_completion_length
+    try:
+        yield
+    finally:
+        config.min_new_tokens = free
 
 
 def _fits(attempt: Callable[[], None]) -> bool:
@@ -251,6 +260,12 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
             fits //= 2
     problem = f"Out of memory while generating {at_once} completions at once on {_card()}."
     half = trainer.max_completion_length // 2
+    if trainer.use_vllm:
+        share = trainer.vllm_gpu_memory_utilization
+        return (
+            f"{problem} vLLM holds {share:.0%} of it: lower grpo.vllm_gpu_memory_utilization, or let it give "
+            "its memory back while the model learns, with --set grpo.vllm_enable_sleep_mode=true."
+        )
     if not fits:
         return f"{problem} Not even 1 fits: --set grpo.max_completion_length={half}."
     if trainer.at_once is not None:
