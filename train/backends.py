@@ -42,16 +42,9 @@ class Backend:
         from importlib.metadata import PackageNotFoundError, version
 
         versions = {}
-        used = [name for name in ("unsloth", "vllm") if name in sys.modules]
-        for package in (
-            "torch",
-            "transformers",
-            "trl",
-            "peft",
-            "accelerate",
-            "bitsandbytes",
-            *used,
-        ):
+        packages = ["torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes"]
+        packages += [name for name in ("unsloth", "vllm") if name in sys.modules]
+        for package in packages:
             try:
                 versions[package] = version(package)
             except PackageNotFoundError:
@@ -133,7 +126,8 @@ def limits(recipe: Recipe, backend: str, *, cuda: bool) -> list[str]:
                 "grpo.use_vllm: vLLM is not installed here (it runs on Linux only): "
                 "install it, or --set grpo.use_vllm=false."
             )
-        found += colocate.limits(recipe, backend)
+        if backend == "trl":
+            found += colocate.limits(recipe)
     found += [
         f"schedule.report_to: {tracker} is not installed: pip install {tracker}, or leave it out."
         for tracker in schedule.report_to

@@ -33,10 +33,10 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
 
 
-def limits(recipe: Recipe, backend: str) -> list[str]:
-    """What this recipe asks for and can't have together with vLLM, one sentence each."""
+def limits(recipe: Recipe) -> list[str]:
+    """What this recipe asks for and TRL can't do together with vLLM, one sentence each."""
     found = []
-    if backend == "trl" and recipe.model.precision == "4bit":
+    if recipe.model.precision == "4bit":
         found.append(
             "grpo.use_vllm with 4-bit weights: vLLM would read new weights with the scales of the old ones. "
             "Set model.precision=16bit, or grpo.use_vllm=false."

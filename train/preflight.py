@@ -249,6 +249,13 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
     import torch
 
     at_once = trainer.at_once or len(batch)
+    problem = f"Out of memory while generating {at_once} completions at once on {_card()}."
+    if trainer.use_vllm:
+        share = trainer.vllm_gpu_memory_utilization
+        return (
+            f"{problem} vLLM holds {share:.0%} of it: lower grpo.vllm_gpu_memory_utilization, or let it give "
+            "its memory back while the model learns, with --set grpo.vllm_enable_sleep_mode=true."
+        )
     fits = at_once // 2
     while fits:
         torch.cuda.empty_cache()
@@ -258,14 +265,7 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
             break
         except torch.OutOfMemoryError:
             fits //= 2
-    problem = f"Out of memory while generating {at_once} completions at once on {_card()}."
     half = trainer.max_completion_length // 2
-    if trainer.use_vllm:
-        share = trainer.vllm_gpu_memory_utilization
-        return (
-            f"{problem} vLLM holds {share:.0%} of it: lower grpo.vllm_gpu_memory_utilization, or let it give "
-            "its memory back while the model learns, with --set grpo.vllm_enable_sleep_mode=true."
-        )
     if not fits:
         return f"{problem} Not even 1 fits: --set grpo.max_completion_length={half}."
     if trainer.at_once is not None:
