@@ -169,7 +169,12 @@ def test_a_prompt_is_kept_once_for_its_group(monkeypatch: pytest.MonkeyPatch) ->
     kept: list[Any] = []
     monkeypatch.setattr(decode.Step, "keep", None)
     read = decode._read
-    monkeypatch.setattr(decode, "_read", lambda *words: kept.append(read(*words)) or kept[-1])
+
+    def noted(*words: Any) -> Any:
+        kept.append(read(*words))
+        return kept[-1]
+
+    monkeypatch.setattr(decode, "_read", noted)
     taught, (ids, mask) = model(), prompts()
     decode.generate(taught, ids, mask, settings(eos_token_id=[299_999]))
     cut, twice = slice(2, None), [*range(4, 8), *range(8), *range(8, 16)]
