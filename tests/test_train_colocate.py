@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -47,14 +48,21 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield standin_vllm.LLM
 
 
-def run(name: str, *settings: str) -> None:
-    """A small run, as in a process of its own: TRL leaves its ranks in the environment for vLLM."""
+@contextlib.contextmanager
+def own_process() -> Iterator[None]:
+    """As if a process began and ended: TRL leaves its ranks in the environment for vLLM."""
     kept = dict(os.environ)
     try:
-        start("grpo.use_vllm=true", *settings, name=name)
+        yield
     finally:
         os.environ.clear()
         os.environ.update(kept)
+
+
+def run(name: str, *settings: str) -> None:
+    """A small run, as in a process of its own."""
+    with own_process():
+        start("grpo.use_vllm=true", *settings, name=name)
 
 
 def adapted() -> Any:
@@ -106,16 +114,10 @@ def test_the_models_own_weights_stay_where_trl_moves_them() -> None:
     assert moved() == []
     theirs = VLLMGeneration.__new__(VLLMGeneration)
     theirs.model = model
-    theirs._dist = SimpleNamespace(gather_params=lambda _: _nothing(), is_fsdp=False)
+    theirs._dist = SimpleNamespace(gather_params=lambda _: contextlib.nullcontext(), is_fsdp=False)
     names = [name for name, _ in theirs._iter_named_params()]
     assert names == [name for name, _ in colocate.weights(model)]
     assert moved(), "TRL leaves the weights alone now: train/colocate.py can let it hand them over"
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
 
 
 def test_a_run_learns_from_what_the_engine_says(standin: Any, elsewhere: Path) -> None:
@@ -211,8 +213,9 @@ def test_a_run_that_goes_on_says_what_it_would_have_said(standin: Any, elsewhere
     """With completions waiting in the checkpoint: two steps learn from one generation."""
     settings = ("schedule.steps_per_batch=2", "schedule.save_every=3")
     run("whole", *settings, "schedule.max_steps=4")
-    run("half", *settings, "schedule.max_steps=3")
-    running.resume(Run.open(Path("runs/half")), ("schedule.max_steps=4",), quiet=True)
+    with own_process():  # the second half finds the ranks of the first, as under a launcher
+        start("grpo.use_vllm=true", *settings, "schedule.max_steps=3", name="half")
+        running.resume(Run.open(Path("runs/half")), ("schedule.max_steps=4",), quiet=True)
 
     def learnt(name: str) -> list[Any]:
         keys = ("step", "loss", "reward", "grad_norm", "sampling/importance_sampling_ratio/mean")

@@ -122,7 +122,9 @@ def trainer_class() -> type[Any]:
                 group["lr"] = base * shape(schedule.last_epoch)
             path = Path(checkpoint) / _waiting_file(self.args.process_index)
             if path.is_file():
-                waiting = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+                device = self.accelerator.device
+                there = "cpu" if device.type == "cpu" else device  # under a launcher it is cpu:0
+                waiting = torch.load(path, map_location=there, weights_only=True)
                 self._step, self._buffered_inputs = waiting["step"], waiting["batches"]
 
     return Trainer
