@@ -319,4 +319,5 @@ def test_folders_are_copied_not_linked(root: Path, tmp_path: Path) -> None:
     taught = tiny_models.make_adapter(tmp_path / "taught", tmp_path / "base")
     merged.make(plan(taught), tmp_path / "merged")
     shutil.rmtree(tmp_path / "base")
-    f32(quantised.plan(source.find(str(tmp_path / "merged"))), tmp_path / "m.gguf")
+    made = f32(quantised.plan(source.find(str(tmp_path / "merged"))), tmp_path / "m.gguf")
+    assert made.stat().st_size > 0

@@ -11,48 +11,11 @@ torch = pytest.importorskip("torch", reason="needs the training room: pip instal
 transformers = pytest.importorskip("transformers")
 
 from one_thread import one_thread  # noqa: E402, F401
+from random_models import FAMILIES, gpt2, model  # noqa: E402
 
-from train import decode  # noqa: E402
+from train import decode, memory  # noqa: E402
 
 PROMPT, PAD, END = 40, 1, 4
-
-
-def model(**shape: Any) -> Any:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        **shape,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
-def family(name: str) -> Any:
-    """A small random model of a family, with normalised heads, biases or learned positions as it has them."""
-    torch.manual_seed(0)
-    if name == "gpt2":
-        config = transformers.GPT2Config(
-            vocab_size=300, n_embd=32, n_layer=2, n_head=8, initializer_range=0.2
-        )
-    else:
-        config = transformers.AutoConfig.for_model(
-            name,
-            vocab_size=300,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=8,
-            num_key_value_heads=2,
-            head_dim=4,
-            sliding_window=None,
-            initializer_range=0.2,
-        )
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
 def prompts() -> tuple[Any, Any]:
@@ -64,6 +27,20 @@ def prompts() -> tuple[Any, Any]:
         mask[row, : row * 5] = 0
         ids[row, : row * 5] = PAD
     return ids.repeat_interleave(4, 0), mask.repeat_interleave(4, 0)
+
+
+def kept_prompts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts each generation keeps in its cache, to be filled."""
+    kept: list[int] = []
+    read = decode._read
+
+    def noted(*words: Any) -> Any:
+        logits, found = read(*words)
+        kept.append(len(found.keys[0]))
+        return logits, found
+
+    monkeypatch.setattr(decode, "_read", noted)
+    return kept
 
 
 def settings(**changes: Any) -> Any:
@@ -116,14 +93,17 @@ def test_a_row_that_ends_is_padded_and_the_others_go_on_alike() -> None:
     assert torch.equal(decode.generate(taught, ids, mask, longer), expected)
 
 
-@pytest.mark.parametrize("at_once", [1, 5, 8, 24, 99])
-def test_rows_in_portions_say_what_they_say_together(at_once: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 5, 6, 8, 10, 24, 99])
+def test_rows_in_portions_say_what_they_say_together(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taught, (ids, mask) = model(), prompts()
     said = decode.generate(taught, ids, mask, settings())[:, PROMPT:]
     often = int(said.mode(0).values.mode().values)  # some portions end early, others do not
     config = settings(eos_token_id=[often, END])
     whole = decode.generate(taught, ids, mask, config)
     sizes: list[int] = []
+    kept = kept_prompts(monkeypatch)
 
     def portion(ids: Any, mask: Any) -> Any:
         sizes.append(len(ids))
@@ -132,6 +112,7 @@ def test_rows_in_portions_say_what_they_say_together(at_once: int) -> None:
     assert torch.equal(decode.in_portions(portion, ids, mask, config, at_once), whole)
     assert max(sizes) == min(at_once, 24)
     assert sum(sizes) == 24
+    assert max(kept) <= memory.kept(min(at_once, 24), 4), "what the plan counts on"
 
 
 def test_a_small_portion_of_prompts_at_a_time_changes_nothing(
@@ -143,13 +124,14 @@ def test_a_small_portion_of_prompts_at_a_time_changes_nothing(
     assert torch.equal(decode.generate(taught, ids, mask, settings()), whole)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gpt2"])
+@pytest.mark.parametrize("name", [*FAMILIES, "gpt2"])
 @pytest.mark.parametrize("order", ["groups", "mixed", "uneven", "pairs", "different"])
 def test_every_family_and_every_order_of_prompts_says_what_generate_says(
     name: str, order: str
 ) -> None:
     """A prompt stands once for each block of equal rows; some rows end early and leave the batch."""
-    taught, (ids, mask) = family(name), prompts()
+    taught, (ids, mask) = gpt2() if name == "gpt2" else model(name), prompts()
+    taught.eval()
     rows = {
         "groups": list(range(24)),
         "mixed": torch.randperm(24).tolist(),
@@ -166,25 +148,12 @@ def test_every_family_and_every_order_of_prompts_says_what_generate_says(
 
 
 def test_a_prompt_is_kept_once_for_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Any] = []
-    monkeypatch.setattr(decode.Step, "keep", None)
-    read = decode._read
-
-    def noted(*words: Any) -> Any:
-        kept.append(read(*words))
-        return kept[-1]
-
-    monkeypatch.setattr(decode, "_read", noted)
+    kept = kept_prompts(monkeypatch)
     taught, (ids, mask) = model(), prompts()
-    decode.generate(taught, ids, mask, settings(eos_token_id=[299_999]))
-    cut, twice = slice(2, None), [*range(4, 8), *range(8), *range(8, 16)]
-    decode.generate(taught, ids[cut], mask[cut], settings(eos_token_id=[299_999]))
-    decode.generate(taught, ids[twice], mask[twice], settings(eos_token_id=[299_999]))
-    assert [found[1].keys[0].shape for found in kept] == [
-        (6, 2, PROMPT, 4),
-        (11, 2, PROMPT, 4),  # two rows of the first prompt and four of the others: pairs
-        (5, 2, PROMPT, 4),  # one prompt for two groups that do not meet
-    ]
+    for rows in (range(24), range(2, 24), [*range(4, 8), *range(8), *range(8, 16)]):
+        decode.generate(taught, ids[list(rows)], mask[list(rows)], settings())
+    # whole groups; two rows of the first prompt and four of the others: pairs; a prompt in two places
+    assert kept == [6, 11, 5]
 
 
 def test_models_that_unsloth_has_rewritten_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

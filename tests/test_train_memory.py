@@ -30,7 +30,6 @@ class Measured(NamedTuple):
     precision: str = "4bit"
     rank: int = 32
     optim: str = "paged_adamw_8bit"
-    cards: int = 1
 
     def predicted(self) -> float:
         """What the estimate says of it, GiB; `transformers` was prepared for k-bit training."""
@@ -48,7 +47,6 @@ class Measured(NamedTuple):
             decoder=self.decoder,
             chunked=self.chunked,
             packed=self.packed,
-            cards=self.cards,
             wide_embedding=self.decoder == "transformers",
         )
         return found.peak / GIB

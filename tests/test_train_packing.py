@@ -15,27 +15,12 @@ transformers = pytest.importorskip("transformers")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from one_thread import one_thread  # noqa: E402, F401
+from random_models import FAMILIES, SHAPE, gpt2, model  # noqa: E402
 from small_runs import start  # noqa: E402
 
 from train import log, packing  # noqa: E402
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "initializer_range": 0.2, "pad_token_id": 1,
-}  # fmt: skip
-FAMILIES = {
-    "llama": transformers.LlamaConfig,
-    "qwen2": transformers.Qwen2Config,
-    "qwen3": transformers.Qwen3Config,
-    "mistral": lambda **shape: transformers.MistralConfig(sliding_window=None, **shape),
-}
 PROMPT, COMPLETION = 11, 9
-
-
-def model(family: str = "llama", **changes: Any) -> Any:
-    torch.manual_seed(0)
-    config = FAMILIES[family](**(SHAPE | changes))
-    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
 def rows(completions: tuple[int, ...] = (9, 5, 1, 0, 7, 3)) -> tuple[Any, Any]:
@@ -234,10 +219,7 @@ def test_what_can_not_be_packed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_token_has_its_place_in_its_own_row_where_places_are_learnt() -> None:
     """TRL counts the padding before a prompt as places; generating does not, and packing neither."""
-    config = transformers.GPT2Config(
-        n_embd=32, n_layer=1, n_head=2, vocab_size=300, bos_token_id=2, eos_token_id=4
-    )
-    taught = transformers.GPT2LMHeadModel(config).eval()
+    taught = gpt2().eval()
     ids, mask = rows()
     places = (mask.cumsum(1) - 1).clamp(min=0)
     logits = taught(input_ids=ids, attention_mask=mask, position_ids=places).logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from dataclasses import replace
@@ -159,7 +160,8 @@ def test_text_of_any_kind_survives_the_round_trip(mine: str) -> None:
 def test_the_alarms_take_exactly_the_limits_of_the_recipe() -> None:
     from train.alarms import Alarms
 
-    Alarms(**WatchTable().model_dump(exclude={"stop"}))
+    limits = {name: one.default for name, one in inspect.signature(Alarms).parameters.items()}
+    assert limits == WatchTable().model_dump(exclude={"stop"})
 
 
 # ----------------------------------------------------------------------------------------------------------

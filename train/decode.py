@@ -274,9 +274,7 @@ def _generate(
     ends = torch.tensor(_listed(config.eos_token_id), device=input_ids.device)
     choose = _sampler(model, config, prompt, ends)
     said = torch.cat([input_ids, input_ids.new_full((batch, new), blank)], dim=1)
-    rows = torch.arange(
-        batch, device=input_ids.device
-    )  # the rows of `said` that are still in the batch
+    rows = torch.arange(batch, device=input_ids.device)  # of `said`, still in the batch
     alive = torch.ones(batch, dtype=torch.bool, device=input_ids.device)
     for index in range(new):
         token = choose(said[rows, : prompt + index], logits).masked_fill(~alive, blank)
@@ -295,8 +293,8 @@ def _generate(
 
 def _read(model: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, Prompts]:
     """Read each different prompt once; return every row's last logits and the prompts for the whole batch."""
-    different, group = _different(input_ids, mask)
-    ids, mask = input_ids[different], mask[different]
+    first, group = packing.distinct(input_ids.masked_fill(~mask, -1))
+    ids, mask = input_ids[first], mask[first]
     position = (mask.cumsum(1) - 1).clamp(min=0)
     portion = max(1, PREFILL_TOKENS // ids.shape[1])
     logits: list[torch.Tensor] = []
@@ -326,15 +324,6 @@ def _read(model: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torc
             keys, values = keys[begins], values[begins]
         pairs.append((keys, values))
     return torch.cat(logits)[group], Prompts(pairs, len(group))
-
-
-def _different(input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first row of each different prompt, in order, and of each row which of these it begins with."""
-    _, group = torch.unique(torch.stack([input_ids, mask], 1), dim=0, return_inverse=True)
-    same = group[:, None] == group
-    first = same.int().argmax(1)  # of each row the first that is like it
-    different = torch.unique(first)
-    return different, torch.searchsorted(different, first)
 
 
 def _empty(pair: tuple[torch.Tensor, torch.Tensor], rows: int, length: int) -> StaticLayer:

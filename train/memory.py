@@ -155,7 +155,7 @@ def estimate(
     capture = _unpacked(shape, precision) + trainable * HALF + REPLAYING if captured else workspace
     caches = {
         "rig": _fixed_cache(shape, generated, completion, wide)
-        + _fixed_cache(shape, -(-generated // generations), prompt, wide),
+        + _fixed_cache(shape, kept(generated, generations), prompt, wide),
         "transformers": int(generated * (prompt + completion) * token * GROWING),
         "unsloth": int(generated * (prompt + completion) * token * UNSLOTH_CACHE),
         "vllm": 0,
@@ -177,6 +177,11 @@ def estimate(
 def touched(micro_batch: int, generations: int) -> int:
     """Prompts that a micro-batch touches at most, where the completions of a prompt lie side by side."""
     return -(-(micro_batch + generations - gcd(micro_batch, generations)) // generations)
+
+
+def kept(generated: int, generations: int) -> int:
+    """Prompts that a portion keeps: one for each of its groups, and more where it cuts groups."""
+    return generated // gcd(generated, generations)
 
 
 def _states(optim: str) -> int:

@@ -26,6 +26,14 @@ ROUND = 8
 """Keys are a multiple of this, here and while generating: the attention kernels want aligned masks."""
 
 
+def distinct(prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows of (B, P) differ: the first of each kind, in order, and of each row which kind it is."""
+    _, alike = torch.unique(prompts, dim=0, return_inverse=True)
+    first = (alike[:, None] == alike).int().argmax(1)
+    kinds, kind = torch.unique(first, return_inverse=True)
+    return kinds, kind
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the tokens of a micro-batch lie in one packed row: every prompt once, then the completions.
@@ -59,8 +67,7 @@ def layout(input_ids: torch.Tensor, attention_mask: torch.Tensor, prompt: int) -
     """Pack rows of `prompt` columns of a prompt, padded on the left, and then its completion."""
     ids, counts = input_ids.cpu(), attention_mask.bool().cpu()
     asked, said = counts[:, :prompt], counts[:, prompt:]
-    _, group = torch.unique(ids[:, :prompt].masked_fill(~asked, -1), dim=0, return_inverse=True)
-    first = torch.stack([(group == one).nonzero()[0, 0] for one in range(int(group.max()) + 1)])
+    first, group = distinct(ids[:, :prompt].masked_fill(~asked, -1))
     lengths = torch.cat([asked.sum(1)[first], said.sum(1)])
     starts = lengths.cumsum(0) - lengths
     different, total = len(first), int(lengths.sum())
@@ -243,9 +250,7 @@ def regrouped(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     prompts = torch.cat([batch["prompt_ids"] for batch in batches]).cpu()
     size = len(batches[0]["prompt_ids"])
-    seen: dict[bytes, int] = {}
-    keys = [seen.setdefault(row.numpy().tobytes(), len(seen)) for row in prompts]
-    order = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
+    order = distinct(prompts)[1].argsort(stable=True)
 
     def column(name: str) -> list[Any]:
         values = [batch[name] for batch in batches]
