@@ -36,7 +36,7 @@ prove: $(VENV)/.dev
 bench: $(VENV)/.dev
 	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-# Renew the parts of the README that are written by the code.
+# Renew the list of commands in the README.
 docs: $(VENV)/.dev
 	$(BIN)/cog -r README.md
 

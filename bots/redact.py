@@ -41,12 +41,3 @@ def redact(text: str) -> str:
     for pattern in PATTERNS:
         text = pattern.sub(r"\1***", text)
     return text
-
-
-def tail(secret: str) -> str:
-    """The last four characters, to tell two secrets apart.
-
-    >>> tail("abcdefghijkl1234")
-    '…1234'
-    """
-    return f"…{secret[-4:]}" if len(secret) >= 12 else "…"

@@ -6,7 +6,6 @@ Nothing is measured here: the figures are what the commands print with `--json`.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shlex
@@ -23,7 +22,7 @@ import click
 from rig import starter
 from rig.errors import RigError
 from rig.runs import Run
-from rig.writing import write_bytes, write_text
+from rig.writing import write_text
 
 RECIPE = "embedded-arithmetic"
 BIG = "llama-3.1-8b-gsm8k-12gb"
@@ -31,10 +30,8 @@ PROBLEMS = 200
 SAMPLES = 5
 SERVED = "Q8_0"
 """The type that is exported last, so that `rig serve RUN` takes it."""
-REAL_CARDS = Path("../shared/data/ygo/cardinfo.json")
-REAL_PAGES = Path("../shared/data/articles/html")
-"""What `--real` takes where it lies beside the project, and fetches where it doesn't."""
 REAL_PAGE = "https://en.wikipedia.org/wiki/GGUF"
+"""What `--real` summarises where no article is named."""
 QUESTION = "Mia has 17 apples. She buys 25 more apples. How many apples does Mia have now?"
 
 Result = dict[str, Any]
@@ -179,15 +176,9 @@ def _teach(loop: Loop, seed: int) -> Result:
 
 
 def _real(loop: Loop, article: str | None) -> str:
-    """Bring the real cards and say which page is summarised: `article`, one lying here, or one fetched."""
-    source = ("--from", str(REAL_CARDS)) if REAL_CARDS.is_file() else ()
-    loop.step("cards", "Bring the real cards", "bot", "refresh", *source)
-    pages = sorted(REAL_PAGES.glob("*.html.gz"))
-    if article or not pages:
-        return article or REAL_PAGE
-    page = loop.folder / "page.html"
-    write_bytes(page, gzip.decompress(pages[0].read_bytes()))
-    return str(page)
+    """Fetch the real cards, and say which page is summarised."""
+    loop.step("cards", "Bring the real cards", "bot", "refresh")
+    return article or REAL_PAGE
 
 
 def _work(loop: Loop, card: str | None, article: str | None) -> Result:

@@ -117,11 +117,6 @@ class EngineHost:
         return self._ready.is_set()
 
     @property
-    def loading(self) -> bool:
-        """Whether the model is being loaded now."""
-        return self._loading.locked()
-
-    @property
     def busy(self) -> int:
         """Requests on their way."""
         return len(self._tickets)

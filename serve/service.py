@@ -20,7 +20,7 @@ from rig import notify, servers
 from rig.errors import RigError, WrongUse
 from serve import header
 from serve.app import App, AppSettings
-from serve.engine_host import EngineDown, EngineHost, Settings
+from serve.engine_host import EngineHost, Settings
 from serve.idle import Idle
 
 GRACE = 10
@@ -198,6 +198,3 @@ def _listening(address: Address) -> Iterator[socket.socket]:
         ) from error
     with line:
         yield line
-
-
-__all__ = ["Address", "EngineDown", "Service", "make"]

@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import itertools
 import json
-import random
 import socket
 import sys
 import threading
@@ -353,12 +352,3 @@ class FakeX:
                     self.close_connection = True
 
         return Handler
-
-
-def some_words(seed: object, count: int = 12) -> str:
-    """A sentence that is like no other."""
-    rng = random.Random(str(seed))
-    words = [
-        "".join(rng.choices("abcdefghiklmnoprstuvw", k=rng.randint(3, 8))) for _ in range(count)
-    ]
-    return " ".join(words).capitalize() + "."

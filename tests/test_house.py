@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,6 +108,16 @@ def test_nothing_names_the_machine_it_was_made_on() -> None:
             assert word not in text, f"{name} names {word}"
         if name != "tests/test_house.py" and name.endswith((".py", ".md")):
             assert "pip install rig" not in text, f"{name}: rig on the package index is a stranger"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_product_knows_no_folder_beside_the_project(room: str) -> None:
+    """Real data lie in a folder of their own where the tests run; who installs rig has none."""
+    beside = re.compile(r"""\.\./shared|shared["']?\s*[/\\]\s*["']?data""")
+    for path in (ROOT / room).rglob("*"):
+        if path.is_file() and path.suffix not in {".safetensors", ".pyc"}:
+            found = beside.search(path.read_text("utf-8"))
+            assert not found, f"{path} names {found and found.group()}"
 
 
 def test_the_extras_cover_every_room() -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import csv
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from train.alarms import KINDS, Alarm, Alarms, replay
+from train.alarms import KINDS, Alarm, Alarms
 
 Row = dict[str, Any]
+
+
+def replay(rows: Iterable[Row], **limits: Any) -> list[Alarm]:
+    """Feed a whole log, and return its alarms in order."""
+    alarms = Alarms(**limits)
+    return [alarm for row in rows for alarm in alarms.feed(row)]
 
 
 def steps(count: int, **change: Any) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """What a log says about a run: a reward that never fires, signal lost, lengths and entropy gone wrong.
 
-Pure: rows in, alarms out. The live run and the replay of a log feed the same object, and a resumed run
-feeds it the rows it already has. A row is one line of TRL's log; absent figures are simply not judged.
+Pure: rows in, alarms out. A resumed run first feeds it the rows that it already has. A row is one line of
+TRL's log; absent figures are simply not judged.
 """
 
 from __future__ import annotations
@@ -264,12 +264,6 @@ class Alarms:
 
     def _solved(self) -> bool:
         return bool(self._accuracies) and fmean(self._accuracies) >= SOLVED
-
-
-def replay(rows: Iterable[Mapping[str, Any]], **limits: Any) -> list[Alarm]:
-    """Feed a whole log, TRL's or a table of one, and return its alarms in order."""
-    alarms = Alarms(**limits)
-    return [alarm for row in rows for alarm in alarms.feed(row)]
 
 
 def _is_nan(value: Any) -> bool:

@@ -6,8 +6,6 @@ from pathlib import PurePath
 
 from bots.articles.article import Unreadable
 
-READABLE = ("html", "pdf", "epub", "docx", "markdown", "text")
-
 _SUFFIXES = {
     ".htm": "html", ".html": "html", ".xhtml": "html", ".shtml": "html", ".pdf": "pdf",
     ".epub": "epub", ".docx": "docx", ".md": "markdown", ".markdown": "markdown",
@@ -52,7 +50,7 @@ _MAGIC = (
 
 
 def kind_of(content: bytes, name: str = "", content_type: str = "") -> str:
-    """Return one of `READABLE`, or raise a sentence that says what this is instead.
+    """Return `html`, `pdf`, `epub`, `docx`, `markdown` or `text`, or raise a sentence that says what this is.
 
     >>> kind_of(b"<!doctype html><p>Hi"), kind_of(b"# Hi", "notes.md"), kind_of(b"%PDF-1.7 ...")
     ('html', 'markdown', 'pdf')

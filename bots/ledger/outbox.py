@@ -24,7 +24,6 @@ from bots.ledger.tables import bots, drafts, outbox, runs, switches
 from bots.redact import redact
 from bots.registry import Draft
 
-FINAL = ("sent", "failed", "skipped")
 SPENT = ("claimed", "sent", "unknown")
 """States that count against the caps."""
 

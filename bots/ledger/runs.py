@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, or_, select, update
 
 import rig
 from bots.ledger.store import Ledger, insert_new
-from bots.ledger.tables import bots, daemons, drafts, runs
+from bots.ledger.tables import bots, daemons, runs
 from bots.redact import redact
 
 
@@ -126,13 +126,3 @@ def overview(ledger: Ledger, bot: str) -> dict[str, Any]:
             "last": last,
             "counts": dict(connection.execute(counts).all()),
         }
-
-
-def history(ledger: Ledger, bot: str, limit: int) -> list[Any]:
-    """The newest slots of a bot with what was drafted."""
-    with ledger.read() as connection:
-        both = runs.outerjoin(drafts, (drafts.c.bot == runs.c.bot) & (drafts.c.slot == runs.c.slot))
-        columns = [runs.c.slot, runs.c.state, runs.c.reason, runs.c.model, drafts.c.text]
-        more = [drafts.c.subject, drafts.c.source, drafts.c.attempts, drafts.c.reasons]
-        query = select(*columns, *more).select_from(both).where(runs.c.bot == bot)
-        return list(connection.execute(query.order_by(runs.c.slot.desc()).limit(limit)).all())
