@@ -42,7 +42,6 @@ class Trainer:
         learns: int = 999,
         processes: int = 1,
         at_once: int | None = None,
-        engine: bool = False,
         **args: Any,
     ) -> None:
         self.generates, self.learns, self.at_once = generates, learns, at_once
@@ -51,11 +50,6 @@ class Trainer:
         self.args = SimpleNamespace(**given | args)
         self.num_generations, self.max_completion_length = 6, 384
         self.generation_config = SimpleNamespace(min_new_tokens=None)
-        self.use_vllm, self.vllm_gpu_memory_utilization = engine, 0.3
-        if engine:
-            self.vllm_generation = SimpleNamespace(
-                generation_kwargs={}, max_completion_length=self.max_completion_length
-            )
         self.use_liger_kernel = True
         self.model = self.model_wrapped = torch.nn.Linear(1, 1)
         self.accelerator = SimpleNamespace(
@@ -79,9 +73,6 @@ class Trainer:
     def _prepare_inputs(self, batch: list[Any]) -> dict[str, Any]:
         self.longest = [len(row["prompt"][0]["content"]) for row in batch]
         self.least = self.generation_config.min_new_tokens
-        if self.use_vllm:
-            assert self.vllm_generation.generation_kwargs["ignore_eos"]
-            self.least = self.vllm_generation.generation_kwargs["min_tokens"]
         self._room(min(len(batch), self.at_once or len(batch)), self.generates)
         size = self.args.per_device_train_batch_size
         return {"ids": torch.ones(size, 4), "all": torch.tensor(3), "other": 1}
@@ -100,9 +91,8 @@ class Trainer:
         return model.weight.sum()
 
 
-@pytest.mark.parametrize("engine", [False, True])
-def test_what_fits_is_measured_and_leaves_no_trace(engine: bool) -> None:
-    trainer = Trainer(engine=engine)
+def test_what_fits_is_measured_and_leaves_no_trace() -> None:
+    trainer = Trainer()
     assert preflight.worst_case(trainer, ROWS) == 9.0
     assert trainer.longest == [90] * 6 + [60] * 6 + [5] * 6 + [3] * 6, "the longest prompts first"
     assert trainer.least == 384, "and every completion to its limit"
@@ -147,8 +137,6 @@ def test_what_fits_is_measured_and_leaves_no_trace(engine: bool) -> None:
         ),
         (Trainer(generates=5, at_once=20), "5 fit: --set schedule.generate_at_once=5"),
         (Trainer(generates=0, at_once=20), "Not even 1 fits: --set grpo.max_completion_length=192"),
-        (Trainer(generates=5, engine=True), "vLLM holds 30% of it: lower grpo.vllm_gpu_memory_ut"),
-        (Trainer(learns=5, engine=True), "4 fit: --set schedule.micro_batch=4"),
     ],
 )
 def test_what_does_not_fit_names_the_knob_and_the_value_that_fits(

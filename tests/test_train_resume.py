@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from small_runs import start
 
 from rig.errors import RigError
 from rig.runs import Run
@@ -61,6 +63,28 @@ def judge(found: dict[str, Any]) -> None:
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     judge(kill(tmp_path / "kills", 1, [*SMALL, *AHEAD]))
+
+
+def test_a_run_goes_on_where_a_launcher_has_set_its_ranks(elsewhere: Path) -> None:
+    """There the CPU is called cpu:0, which torch can't restore the waiting completions to."""
+    settings = (*AHEAD[:1], "schedule.save_every=3", "evaluation.problems=0")
+    start(*settings, "schedule.max_steps=4", name="whole")
+    start(*settings, "schedule.max_steps=3", name="half")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    subprocess.run(
+        [sys.executable, "-P", "-m", "rig", "train", "--resume", "half", "--set", "schedule.max_steps=4"],
+        env=environment() | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        check=True, capture_output=True,
+    )  # fmt: skip
+    whole, half = (
+        [{k: v for k, v in row.items() if k not in log.CLOCK} for row in log.steps(path)]
+        for path in (Path("runs/whole") / log.LOG, Path("runs/half") / log.LOG)
+    )
+    assert len(whole) == 4
+    assert half == whole
 
 
 @pytest.mark.slow

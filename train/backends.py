@@ -17,7 +17,6 @@ from typing import Any
 
 import rig
 from rig.errors import RigError, WrongUse
-from train import colocate
 from train.recipe import ModelTable, Recipe
 
 EMBEDDED = Path(rig.__file__).parent / "embedded"
@@ -43,7 +42,8 @@ class Backend:
 
         versions = {}
         packages = ["torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes"]
-        packages += [name for name in ("unsloth", "vllm") if name in sys.modules]
+        if "unsloth" in sys.modules:
+            packages.append("unsloth")
         for package in packages:
             try:
                 versions[package] = version(package)
@@ -74,8 +74,6 @@ def prepare(recipe: Recipe, folder: Path, *, quiet: bool = True) -> Backend:
         raise RigError(f"unsloth needs a CUDA card. {why_no_card()} Or set backend.name=trl.")
     if problems := limits(recipe, name, cuda=cuda):
         raise WrongUse(problems[0])
-    if recipe.grpo.use_vllm:
-        colocate.prepare()
     if name == "unsloth":
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
         os.environ.setdefault(
@@ -94,7 +92,7 @@ def prepare(recipe: Recipe, folder: Path, *, quiet: bool = True) -> Backend:
 
 def limits(recipe: Recipe, backend: str, *, cuda: bool) -> list[str]:
     """What this recipe asks for and this backend can't do here, one sentence each."""
-    model, grpo, schedule = recipe.model, recipe.grpo, recipe.schedule
+    model, schedule = recipe.model, recipe.schedule
     found = []
     if not cuda:
         if model.precision == "4bit":
@@ -112,22 +110,12 @@ def limits(recipe: Recipe, backend: str, *, cuda: bool) -> list[str]:
                 f"schedule.optim = {schedule.optim} needs a CUDA card: --set "
                 "schedule.optim=adamw_torch."
             )
-        if grpo.use_vllm:
-            found.append("grpo.use_vllm needs a CUDA card: --set grpo.use_vllm=false.")
         if recipe.backend.compile:
             found.append("backend.compile needs a CUDA card: --set backend.compile=false.")
         if model.attention == "flash_attention_2":
             found.append("model.attention = flash_attention_2 needs a CUDA card: use sdpa.")
-    if recipe.backend.compile and grpo.cache_implementation != "static":
+    if recipe.backend.compile and recipe.grpo.cache_implementation != "static":
         found.append('backend.compile wants grpo.cache_implementation = "static": set both.')
-    if grpo.use_vllm:
-        if importlib.util.find_spec("vllm") is None:
-            found.append(
-                "grpo.use_vllm: vLLM is not installed here (it runs on Linux only): "
-                "install it, or --set grpo.use_vllm=false."
-            )
-        if backend == "trl":
-            found += colocate.limits(recipe)
     found += [
         f"schedule.report_to: {tracker} is not installed: pip install {tracker}, or leave it out."
         for tracker in schedule.report_to
@@ -287,8 +275,7 @@ def _load_unsloth(recipe: Recipe, name: str) -> tuple[Any, Any]:
         load_in_4bit=recipe.model.precision == "4bit",
         load_in_16bit=recipe.model.precision == "16bit",
         full_finetuning=False,
-        fast_inference=recipe.grpo.use_vllm,
-        gpu_memory_utilization=recipe.grpo.vllm_gpu_memory_utilization,
+        fast_inference=False,
         max_lora_rank=lora.r,
         random_state=seed,
         **(

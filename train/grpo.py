@@ -10,7 +10,6 @@ in which order things happen and where they are written.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from dataclasses import replace
@@ -242,7 +241,7 @@ def _trainer(
     from transformers import PrinterCallback
     from trl import GRPOConfig
 
-    from train import colocate, settings
+    from train import settings
     from train.trainer import trainer_class, tune
 
     settings.check_names(recipe, {field.name for field in dataclasses.fields(GRPOConfig)})
@@ -252,19 +251,13 @@ def _trainer(
         raise WrongUse(f"TRL refuses the recipe: {str(error).splitlines()[0]}") from error
     # A process that sees several cards would spread over all of them (DataParallel) and multiply its batch.
     config._n_gpu = min(config.n_gpu, 1)
-    engine = recipe.grpo.use_vllm
-    share = recipe.grpo.vllm_gpu_memory_utilization
-    with colocate.starting(share) if engine else contextlib.nullcontext():
-        trainer = trainer_class()(
-            model=model,
-            processing_class=tokenizer,
-            reward_funcs=functions,
-            args=config,
-            train_dataset=Dataset.from_list(problems.train),
-        )
-    plain = backend.name == "trl"
-    if engine and plain:
-        colocate.settle(trainer)
+    trainer = trainer_class()(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=functions,
+        args=config,
+        train_dataset=Dataset.from_list(problems.train),
+    )
     settings.insist(trainer, fields)
     trainer.remove_callback(PrinterCallback)  # stdout belongs to the result
     trainer.keep = recipe.schedule.keep_checkpoints
@@ -275,7 +268,7 @@ def _trainer(
         chunked_logprobs=recipe.backend.chunked_logprobs,
         decode=recipe.backend.decode == "rig",
         packed=recipe.backend.packed,
-        at_once=portions.generated if plain and not engine else None,
+        at_once=portions.generated if backend.name == "trl" else None,
     )
     return trainer
 

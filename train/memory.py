@@ -124,7 +124,7 @@ def estimate(
         generations: completions of one prompt.
         prompt, completion: their limits in tokens.
         checkpointing: activations are computed twice instead of kept.
-        decoder: who generates: `rig`, `transformers`, `vllm`, or `unsloth` (who then also learns).
+        decoder: who generates: `rig`, `transformers`, or `unsloth` (who then also learns).
         chunked: log-probabilities in pieces, without a table of all logits.
         packed: learnt without padding, and from a prompt once for all its completions in `micro_batch`.
         cards: gradients are exchanged between them in buckets.
@@ -158,7 +158,6 @@ def estimate(
         + _fixed_cache(shape, kept(generated, generations), prompt, wide),
         "transformers": int(generated * (prompt + completion) * token * GROWING),
         "unsloth": int(generated * (prompt + completion) * token * UNSLOTH_CACHE),
-        "vllm": 0,
     }
     return Memory(
         weights=weights,
@@ -168,7 +167,7 @@ def estimate(
         activations=activations,
         logits=CHUNKED if chunked or unsloth else table * LOGIT_COPIES,
         kv_cache=caches[decoder],
-        sampling=generated * shape.vocabulary * SAMPLING if decoder != "vllm" else 0,
+        sampling=generated * shape.vocabulary * SAMPLING,
         capture=capture,
         workspace=workspace,
     )

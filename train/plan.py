@@ -40,12 +40,6 @@ def make(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
     longest = recipe.data.max_prompt_length + recipe.grpo.max_completion_length
     backend = _backend(recipe)
     predicted = predict(recipe, model, backend, cards=cards)
-    if recipe.grpo.use_vllm:
-        share = recipe.grpo.vllm_gpu_memory_utilization
-        notes.append(
-            f"vLLM takes {share:.0%} of the card besides (vllm_gpu_memory_utilization). rig was tried with a "
-            "stand-in for it only: look at the first steps."
-        )
     if "paged" in recipe.schedule.optim:
         states = 2 * trainable / GIB
         notes.append(
@@ -117,7 +111,7 @@ def refuse(recipe: Recipe, backend: str, card_bytes: int, *, cards: int = 1) -> 
         portions = Portions.of(smaller, cards=cards)
         if found.learning >= found.generating and portions.micro_batch > 1:
             knobs["micro_batch"] = dividing(portions.completions, portions.micro_batch // 2)
-        elif backend == "trl" and not recipe.grpo.use_vllm and portions.generated > 1:
+        elif backend == "trl" and portions.generated > 1:
             half, group = portions.generated // 2, recipe.grpo.num_generations
             knobs["generate_at_once"] = half - half % group or half
         else:
@@ -187,9 +181,7 @@ def _backend(recipe: Recipe) -> str:
 
 
 def _decoder(recipe: Recipe, backend: str) -> str:
-    """Who generates: `rig`, `transformers`, `vllm`, or `unsloth`."""
-    if recipe.grpo.use_vllm:
-        return "vllm"
+    """Who generates: `rig`, `transformers`, or `unsloth`."""
     return "unsloth" if backend == "unsloth" else recipe.backend.decode
 
 

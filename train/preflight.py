@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rig.errors import RigError
-from train import check_rewards, colocate
+from train import check_rewards
 from train.heldout import unmoved
 from train.recipe import dividing
 
@@ -153,10 +153,6 @@ def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:
 @contextlib.contextmanager
 def _to_the_limit(trainer: Any) -> Iterator[None]:
     """Inside the block no completion ends before its limit."""
-    if (coupling := getattr(trainer, "vllm_generation", None)) is not None:
-        with colocate.to_the_limit(coupling):
-            yield
-        return
     config = trainer.generation_config
     free = config.min_new_tokens
     config.min_new_tokens = trainer.max_completion_length
@@ -250,12 +246,6 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
 
     at_once = trainer.at_once or len(batch)
     problem = f"Out of memory while generating {at_once} completions at once on {_card()}."
-    if trainer.use_vllm:
-        share = trainer.vllm_gpu_memory_utilization
-        return (
-            f"{problem} vLLM holds {share:.0%} of it: lower grpo.vllm_gpu_memory_utilization, or let it give "
-            "its memory back while the model learns, with --set grpo.vllm_enable_sleep_mode=true."
-        )
     fits = at_once // 2
     while fits:
         torch.cuda.empty_cache()

@@ -136,10 +136,6 @@ class GrpoTable(Frozen):
     disable_dropout: bool = False
     cache_implementation: str | None = None
     """Key-value cache of generation: `dynamic` (none), `static`, `offloaded`, ..."""
-    use_vllm: bool = False
-    """Generate with vLLM, where it is installed (Linux, CUDA)."""
-    vllm_gpu_memory_utilization: float = Field(default=0.3, gt=0, lt=1)
-    vllm_enable_sleep_mode: bool = False
 
 
 class ScheduleTable(Frozen):

@@ -35,7 +35,7 @@ FOLLOWED = {
     "beta", "epsilon_low", "epsilon_high", "num_iterations", "loss_type", "scale_rewards",
     "mask_truncated_completions", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
     "importance_sampling_level", "top_entropy_quantile", "entropy_coef", "max_completion_length",
-    "num_generations", "vllm_importance_sampling_correction",
+    "num_generations",
 }  # fmt: skip
 """Attributes of the trainer that the method reads, copied from the config when it is built."""
 
@@ -44,9 +44,12 @@ LEFT = {
     "num_completions_to_print", "max_tool_calling_iterations", "model_init_kwargs",
     "ref_model_mixup_alpha", "ref_model_sync_steps", "router_aux_loss_coef", "trust_remote_code",
     "transformers_continuous_batching_config", "use_transformers_paged",
-    "vllm_importance_sampling_cap", "vllm_group_port", "vllm_model_impl", "vllm_server_base_url",
-    "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_structured_outputs_regex",
-    "vllm_tensor_parallel_size", "ds3_gather_for_generation",
+    "ds3_gather_for_generation", "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization",
+    "vllm_group_port", "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min", "vllm_importance_sampling_correction",
+    "vllm_importance_sampling_mode", "vllm_max_model_length", "vllm_mode", "vllm_model_impl",
+    "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
+    "vllm_structured_outputs_regex", "vllm_tensor_parallel_size",
 }  # fmt: skip
 """Fields of GRPO that stay unset: of no effect here, exclusive with one that is set, or deprecated."""
 
@@ -188,15 +191,7 @@ def complete(
         "pad_to_multiple_of": None,
         "use_transformers_continuous_batching": False,
         "use_liger_kernel": False,
-        "use_vllm": g.use_vllm,
-        "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": g.vllm_gpu_memory_utilization,
-        "vllm_enable_sleep_mode": g.vllm_enable_sleep_mode,
-        "vllm_max_model_length": recipe.data.max_prompt_length + g.max_completion_length,
-        "vllm_importance_sampling_correction": True,
-        "vllm_importance_sampling_mode": "sequence_mask",
-        "vllm_importance_sampling_clip_max": 3.0,
-        "vllm_importance_sampling_clip_min": None,
+        "use_vllm": False,
     }
     return fields | recipe.trainer
 
@@ -204,6 +199,8 @@ def complete(
 def check_names(recipe: Recipe, known: set[str]) -> None:
     """Refuse a key of `[trainer]` that the backend's GRPOConfig lacks: TRL raises, unsloth only warns."""
     for key in recipe.trainer:
+        if key.startswith(("use_vllm", "vllm_")):
+            raise WrongUse(f"[trainer] {key}: no run generates with vLLM; leave it out.")
         if key in OWNED:
             raise WrongUse(
                 f"[trainer] {key}: this follows from the other tables of the recipe; "
@@ -244,7 +241,7 @@ def summary(fields: dict[str, Any]) -> str:
             "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay",
             "adam_beta1", "adam_beta2", "max_grad_norm", "seed",
         ),
-        "memory": ("bf16", "gradient_checkpointing", "cache_implementation", "use_vllm"),
+        "memory": ("bf16", "gradient_checkpointing", "cache_implementation"),
     }  # fmt: skip
     return "\n".join(
         f"  {name}: " + ", ".join(f"{key}={fields[key]}" for key in keys)
