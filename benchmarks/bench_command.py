@@ -30,7 +30,7 @@ def ours(model: Path, threads: int) -> tuple[float, float]:
         "path": str(model), "threads": threads, "batch": 512, "tokens": READ, "rounds": 1,
         "area": 2**28, "try_threads": [threads], "try_batch": [], "try_sequences": [], "try_cache": [],
     }  # fmt: skip
-    words = [sys.executable, "-P", "-m", "serve.measure", json.dumps(plan)]
+    words = [sys.executable, "-P", "-m", "serve.bench.worker", json.dumps(plan)]
     environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as `rig bench` does
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     found = [json.loads(line) for line in done.stdout.splitlines()]

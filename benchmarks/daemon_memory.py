@@ -18,7 +18,7 @@ import psutil
 
 BOT = """
 import random
-from bots.registry import Draft
+from bots.bot import Draft
 
 def tick(context):
     rng = random.Random(str(context.slot))

@@ -18,14 +18,15 @@ from typing import Any
 import torch
 import transformers
 
-from train import backends, data
-from train.answering import Local, Sampling
+from train.data import dataset
+from train.eval.models import LocalModel, SamplingParams
+from train.model import backends
 from train.recipe import ModelTable
 
 PROBLEMS = 200
 FEW = 20
 TURNS = 3
-SAMPLING = Sampling(max_tokens=64)
+SAMPLING = SamplingParams(max_tokens=64)
 
 
 def by_generate(model: Any, tokenizer: Any, prompts: list[Any], batch: int) -> list[str]:
@@ -66,11 +67,14 @@ def timed(work: Callable[[], list[str]]) -> tuple[float, list[str]]:
 def main() -> None:
     """Measure, compare the texts, print one JSON object."""
     model, tokenizer = backends.load_for_inference(ModelTable(name="embedded"))
-    rows = data.load("generated:arithmetic", held_out=PROBLEMS, limit=1).held_out
+    rows = dataset.load_splits("generated:arithmetic", held_out=PROBLEMS, limit=1).held_out
     prompts = [row["prompt"] for row in rows]
 
     def rig() -> list[str]:
-        return [one.text for one in Local(model, tokenizer, 64).ask(prompts, SAMPLING)]
+        return [
+            one.text
+            for one in LocalModel(model, tokenizer, 64).generate_completions(prompts, SAMPLING)
+        ]
 
     rig()
     turns: dict[str, list[float]] = {"rig": [], "generate": [], "one_by_one": []}

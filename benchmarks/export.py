@@ -115,8 +115,8 @@ def build(model: Path, adapter: Path, layers: int) -> None:
     """Write the random model and its adapter."""
     sys.path.insert(0, str(ROOT / "tests"))
     import numpy as np
-    import tiny_models
-    import tiny_tokenizers
+
+    from support import tiny_models, tiny_tokenizers
 
     model.mkdir(parents=True, exist_ok=True)
     real = TOKENIZER / "Llama-3.2-1B-Instruct"

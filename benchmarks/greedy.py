@@ -29,12 +29,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from serve.engine_native import Native
+from serve.engine.llama import LlamaContext
 
 SEQUENCES, TOKENS = 8, 32
 
 
-def prompts(native: Native, seed: int) -> list[list[int]]:
+def prompts(native: LlamaContext, seed: int) -> list[list[int]]:
     """Token ids of different lengths: words for a model that knows some, else any."""
     rng = random.Random(seed)
     words = [
@@ -60,17 +60,17 @@ def prompts(native: Native, seed: int) -> list[list[int]]:
     return [native.tokenize(text, special=False, add_special=True) for text in texts]
 
 
-def run(native: Native, rows: list[tuple[int, int, int, bool]]) -> list[Any]:
+def run(native: LlamaContext, rows: list[tuple[int, int, int, bool]]) -> list[Any]:
     """Decode (token, position, sequence, wants scores) rows in one batch; copies of the scores wanted."""
     for at, (token, pos, seq, wants) in enumerate(rows):
         native.token[at], native.pos[at] = token, pos
-        native.seq[at], native.wants[at] = seq, wants
+        native.seq[at], native.wants_logits[at] = seq, wants
     if native.decode(len(rows)) != 0:
         raise RuntimeError("the batch was refused")
-    return [native.logits(at).copy() for at, row in enumerate(rows) if row[3]]
+    return [native.row_logits(at).copy() for at, row in enumerate(rows) if row[3]]
 
 
-def read(native: Native, prompt: list[int], seq: int, piece: int = 512) -> Any:
+def read(native: LlamaContext, prompt: list[int], seq: int, piece: int = 512) -> Any:
     """Read a prompt alone, `piece` tokens at a time; the scores after it."""
     last = len(prompt) - 1
     rows = [(token, at, seq, at == last) for at, token in enumerate(prompt)]
@@ -79,20 +79,22 @@ def read(native: Native, prompt: list[int], seq: int, piece: int = 512) -> Any:
 
 
 def alone(
-    native: Native, prompt: list[int], forced: list[int] | None = None, piece: int = 512
+    native: LlamaContext, prompt: list[int], forced: list[int] | None = None, piece: int = 512
 ) -> tuple[list[int], list[Any]]:
     """Tokens chosen greedily (or `forced`) in sequence 0, and the scores behind each."""
-    native.cut(0)
+    native.truncate_cells(0)
     scores = [read(native, prompt, 0, piece)]
     tokens = [forced[0] if forced else int(scores[0].argmax())]
     while len(tokens) < TOKENS:
         scores += run(native, [(tokens[-1], len(prompt) + len(tokens) - 1, 0, True)])
         tokens.append(forced[len(tokens)] if forced else int(scores[-1].argmax()))
-    native.cut(0)
+    native.truncate_cells(0)
     return tokens, scores
 
 
-def together(native: Native, asked: list[list[int]], said: list[list[int]]) -> list[list[Any]]:
+def together(
+    native: LlamaContext, asked: list[list[int]], said: list[list[int]]
+) -> list[list[Any]]:
     """The scores behind the same tokens with all sequences in one batch, prompts read alone."""
     scores = [[read(native, prompt, seq)] for seq, prompt in enumerate(asked)]
     for step in range(TOKENS - 1):
@@ -102,7 +104,7 @@ def together(native: Native, asked: list[list[int]], said: list[list[int]]) -> l
         for seq, found in enumerate(run(native, rows)):
             scores[seq].append(found)
     for seq in range(len(asked)):
-        native.cut(seq)
+        native.truncate_cells(seq)
     return scores
 
 
@@ -154,7 +156,7 @@ class Trial:
 
     def __init__(self, path: Path, asked: argparse.Namespace, *, flash: bool) -> None:
         self.name, self.flash = path.stem, flash
-        self.native = Native(
+        self.native = LlamaContext(
             path,
             ctx=4096,
             batch=512,

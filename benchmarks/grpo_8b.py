@@ -98,7 +98,7 @@ def by_hand(contender: str, folder: str, shape: argparse.Namespace) -> dict[str,
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from rig.speech import TAUGHT
+    from rig.model.reply_format import TAUGHT
 
     if contender in "ab":
         model, tokenizer = FastLanguageModel.from_pretrained(
@@ -224,7 +224,7 @@ def longest_prompt(folder: str) -> int:
     """Tokens of the longest prompt, so that `--plan` predicts for what is run."""
     from transformers import AutoTokenizer
 
-    from rig.speech import TAUGHT
+    from rig.model.reply_format import TAUGHT
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     system = {"role": "system", "content": TAUGHT.system_prompt}

@@ -16,7 +16,7 @@ import click
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from train import packing
+from train.model import packing
 
 GROUP, PROMPTS, PROMPT, COMPLETION = 6, 2, 209, 200
 VOCABULARY = 4096
@@ -42,7 +42,7 @@ def learn(model: Any, ids: torch.Tensor, mask: torch.Tensor, packed: bool) -> fl
     model.zero_grad()
     began = time.perf_counter()
     if packed:
-        with packing.packing(model, PROMPT):
+        with packing.packed_forward(model, PROMPT):
             loss = nll(model, ids, mask)
     else:
         loss = nll(model, ids, mask)
@@ -68,7 +68,7 @@ def main(turns: int) -> None:
         num_attention_heads=8, num_key_value_heads=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    packing.prepare(model)
+    packing.install_packed_attention(model)
     click.echo(
         f"{platform.platform()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     )

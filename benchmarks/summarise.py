@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from bots.articles import chunks
-from bots.articles.clean import defused, paragraphs
-from bots.articles.ruler import Ruler
+from bots.articles.request import NOTES, Wish
 from bots.articles.summarise import NOTE_TOKENS
-from bots.articles.wording import NOTES, Wish
-from rig.client import Client
+from bots.articles.token_budget import Ruler
+from bots.documents.sanitise import defused, paragraphs
 from rig.prompts import summary_messages
+from rig.server.client import ModelClient
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT.parent / "shared/data/articles/long/the_time_machine.txt"
@@ -128,8 +128,8 @@ class Server:
                 break
         else:
             raise SystemExit(f"rig serve did not start: {said}")
-        with Client(self.url) as client:
-            while not client.healthy():
+        with ModelClient(self.url) as client:
+            while not client.is_ready():
                 time.sleep(0.1)
             client.chat([{"role": "user", "content": "Hello"}], max_tokens=8, temperature=0)
 
@@ -155,7 +155,7 @@ class Server:
 
 def planned(url: str, content: str) -> dict[str, Any]:
     """The requests that rig will make, for the other contender, and what they should cost at least."""
-    with Client(url) as client:
+    with ModelClient(url) as client:
         ruler = Ruler(client)
         whole = defused(paragraphs(content))
         parts = chunks.cut(whole, ruler.budget(NOTES, NOTE_TOKENS), ruler.count)
@@ -167,7 +167,9 @@ def planned(url: str, content: str) -> dict[str, Any]:
             "size": wish.tokens,
             "text": ruler.count(whole),
             "instruction": ruler.framing(NOTES),
-            "prompts": sum(client.count(summary_messages(part, NOTES)) or 0 for part in parts),
+            "prompts": sum(
+                client.count_chat_tokens(summary_messages(part, NOTES)) or 0 for part in parts
+            ),
         }
 
 
@@ -230,7 +232,7 @@ def show(measured: list[dict[str, Any]], plan: dict[str, Any]) -> None:
 def small(folder: Path) -> None:
     """`--extract` of the bundled page, and a cached summary; medians of ten whole commands."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from counting_server import CountingServer
+    from support.counting_server import CountingServer
 
     environment = os.environ | {"RIG_HOME": str(folder)}
     page = str(ROOT / "bots/articles/samples/lighthouse.html")

@@ -71,7 +71,7 @@ def recipe_of(steps: int, decode: str) -> Any:
     """The shipped recipe, cut to what is compared."""
     from train import recipe
 
-    return recipe.load(
+    return recipe.load_recipe(
         "embedded-arithmetic",
         [f"schedule.max_steps={steps}", "schedule.save_every=1000000", "evaluation.problems=0",
          "evaluation.every=0", "backend.preflight=false", f"backend.decode={decode}",
@@ -87,16 +87,20 @@ def by_hand(steps: int, folder: Path, turn: Turn) -> list[float]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
     from trl import GRPOConfig, GRPOTrainer
 
-    from train import data, rewards, settings
-    from train.backends import EMBEDDED
+    from train.data import dataset
+    from train.model.backends import EMBEDDED
+    from train.rewards import builtin
+    from train.trainer import trl_config
 
     recipe = recipe_of(steps, "transformers")
-    speech = recipe.speech.speech()
+    speech = recipe.speech.to_reply_format()
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
-    rows = data.load(**table, system_prompt=speech.system_prompt).train
-    functions = [rewards.resolve(one.name, one.options, speech) for one in recipe.rewards]
-    portions = settings.Portions.of(recipe, rows=len(rows))
-    fields = settings.complete(recipe, portions, output=folder / "x", cuda=False, bf16=False)
+    rows = dataset.load_splits(**table, system_prompt=speech.system_prompt).train
+    functions = [builtin.bind_reward(one.name, one.options, speech) for one in recipe.rewards]
+    portions = trl_config.BatchSizes.from_recipe(recipe, rows=len(rows))
+    fields = trl_config.grpo_config_fields(
+        recipe, portions, output=folder / "x", cuda=False, bf16=False
+    )
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
     set_seed(recipe.schedule.seed)
     trainer = GRPOTrainer(
@@ -121,20 +125,22 @@ def by_hand(steps: int, folder: Path, turn: Turn) -> list[float]:
 def by_rig(steps: int, folder: Path, turn: Turn, decode: str) -> list[float]:
     """The whole of `rig train`; returns the rewards that it logged."""
     from rig.runs import Run
-    from train import grpo, log, trainer
+    from train import grpo
     from train import recipe as recipes
+    from train.monitor import log
+    from train.trainer import trl_trainer
 
     recipe = recipe_of(steps, decode)
     run = Run.create(folder / "run", recipe=recipes.to_toml(recipe), base="embedded")
-    tune = trainer.tune
+    tune = trl_trainer.configure_trainer
 
     def and_listen(made: Any, **given: Any) -> None:
         tune(made, **given)
         made.add_callback(listener(turn))
 
-    trainer.tune = and_listen  # type: ignore[assignment]
-    grpo.work(run, recipe, gpus=1, quiet=True)
-    return [row["reward"] for row in log.steps(run.path / log.LOG)]
+    trl_trainer.configure_trainer = and_listen  # type: ignore[assignment]
+    grpo.train(run, recipe, gpus=1, quiet=True)
+    return [row["reward"] for row in log.read_step_rows(run.path / log.LOG)]
 
 
 def racer(who: str, steps: int, folder: str, mine: Any, other: Any, results: Any) -> None:
@@ -142,9 +148,9 @@ def racer(who: str, steps: int, folder: str, mine: Any, other: Any, results: Any
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
-    from train import backends
+    from train.model import backends
 
-    backends.hush()
+    backends.silence_libraries()
     torch.set_num_threads(2)
     turn = Turn(mine, other)
     place = Path(folder)

@@ -11,17 +11,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bots import checks
-from bots.deadline import Overdue, within
-from bots.registry import Deck
+from bots import moderation
+from bots.bot import Deck
 from bots.settings import BotSettings
-from rig import places
+from bots.timeout import Overdue, within
+from rig import paths
 from rig.errors import RigError
 
 if TYPE_CHECKING:
     from bots.outlets.base import Outlet
-    from rig.client import Answer, Client
     from rig.prompts import Message
+    from rig.server.client import ChatCompletion, ModelClient
 
 
 @dataclass
@@ -42,14 +42,14 @@ def say(message: str) -> None:
 
 @dataclass
 class SlotContext:
-    """One slot of one bot; see `bots.registry.Context` for what each part means."""
+    """One slot of one bot; see `bots.bot.Context` for what each part means."""
 
     name: str
     settings: BotSettings
     slot: datetime
     now: datetime
     outlets: Sequence[Outlet]
-    connect: Callable[[float], Client]
+    connect: Callable[[float], ModelClient]
     """Gives a client of the model; its argument is the seconds that a call may take."""
     limit: timedelta
     """Hard limit of the whole draft."""
@@ -62,7 +62,7 @@ class SlotContext:
     """Options that win over those of rig.toml."""
     answered: str = ""
     """The name of the model that answered last."""
-    _client: Client | None = None
+    _client: ModelClient | None = None
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -73,17 +73,17 @@ class SlotContext:
     @property
     def folder(self) -> Path:
         """A folder of the bot's own."""
-        path = places.data_dir() / "bots" / self.name
+        path = paths.data_dir() / "bots" / self.name
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def model(self) -> Client:
+    def model(self) -> ModelClient:
         """A client of the model, started if need be."""
         if self._client is None:
             self._client = within(self._rest(), lambda: self.connect(self._rest().total_seconds()))
         return self._client
 
-    def ask(self, messages: list[Message], **options: Any) -> Answer:
+    def ask(self, messages: list[Message], **options: Any) -> ChatCompletion:
         """One whole answer within what is left of the draft's time."""
         try:
             client = self.model()
@@ -97,9 +97,11 @@ class SlotContext:
 
     def faults(self, text: str, *, links: bool = False, own_words: str = "") -> list[str]:
         """Why this bot's outlets may not carry `text`."""
-        found = checks.faults(text, links=links, blocked=self.settings.blocked, own_words=own_words)
+        found = moderation.faults(
+            text, links=links, blocked=self.settings.blocked, own_words=own_words
+        )
         found += [fault for outlet in self.outlets for fault in outlet.faults(text)]
-        return found or checks.repeated(text, self.earlier())
+        return found or moderation.repeated(text, self.earlier())
 
     def room(self, text: str) -> int:
         """How much more fits beside `text` in the tightest outlet."""

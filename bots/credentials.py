@@ -16,9 +16,9 @@ from pathlib import Path
 
 from bots.outlets.base import Halt
 from bots.redact import remember
-from rig import places
+from rig import paths
+from rig.atomic import atomic_file
 from rig.errors import RigError
-from rig.writing import landing
 
 SERVICE = "rig"
 
@@ -51,7 +51,7 @@ def save(name: str, values: Mapping[str, str]) -> Path:
     remember(values.values())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
-    with landing(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.chmod(0o600)
         temporary.write_text(json.dumps(dict(values), indent=2) + "\n", "utf-8")
     path.chmod(0o600)
@@ -68,7 +68,7 @@ def forget(name: str) -> bool:
 
 def place(name: str) -> Path:
     """The file of one outlet."""
-    return places.config_dir() / "credentials" / f"{name}.json"
+    return paths.config_dir() / "credentials" / f"{name}.json"
 
 
 def saved(name: str) -> datetime | None:

@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bots.schedule import UNITS, Schedule
-from rig.config import load
-from rig.errors import WrongUse, nearest
-from rig.validation import Frozen, validated
+from bots.daemon.schedule import UNITS, Schedule
+from rig.config import load_config
+from rig.errors import WrongUse, suggest_name
+from rig.validation import FrozenModel, validate_as
 
 
 def duration(value: object) -> timedelta:
@@ -55,7 +55,7 @@ Duration = Annotated[timedelta, BeforeValidator(duration)]
 Hours = Annotated[tuple[time, time] | None, BeforeValidator(hours)]
 
 
-class DaemonSettings(Frozen):
+class DaemonSettings(FrozenModel):
     """The table `[daemon]`."""
 
     database: str = ""
@@ -77,7 +77,7 @@ class DaemonSettings(Frozen):
     """A URL that is asked for at each healthy heartbeat, for a monitor outside the box."""
 
 
-class BotSettings(Frozen):
+class BotSettings(FrozenModel):
     """One table `[bots.NAME]`."""
 
     run: str = ""
@@ -124,7 +124,7 @@ class BotSettings(Frozen):
         return Schedule.parse(self.schedule, self.jitter, name)
 
 
-class Settings(Frozen):
+class Settings(FrozenModel):
     """Everything the room is told."""
 
     daemon: DaemonSettings = DaemonSettings()
@@ -140,7 +140,7 @@ def read() -> Settings:
 
     Outlet tables are validated by the outlet they name (`bots.outlets.build`).
     """
-    tables = load()
+    tables = load_config()
     found = tables.get("bots") or {"cards": {}}
     bots = {name: bot(name, values) for name, values in found.items()}
     outlets = tables.get("outlets", {})
@@ -148,7 +148,7 @@ def read() -> Settings:
         if not NAME.fullmatch(name):
             raise WrongUse(f"rig.toml: name it in lower case, 31 letters at most, not {name!r}.")
     return Settings(
-        daemon=validated(DaemonSettings, tables.get("daemon", {}), "[daemon] in rig.toml"),
+        daemon=validate_as(DaemonSettings, tables.get("daemon", {}), "[daemon] in rig.toml"),
         bots=bots,
         outlets=outlets,
     )
@@ -156,15 +156,17 @@ def read() -> Settings:
 
 def bot(name: str, values: Any) -> BotSettings:
     """One checked `[bots.NAME]`."""
-    return validated(BotSettings, values, f"[bots.{name}] in rig.toml")
+    return validate_as(BotSettings, values, f"[bots.{name}] in rig.toml")
 
 
 def find(settings: Settings, name: str) -> BotSettings:
     """The settings of one bot, or a sentence that names the nearest."""
-    from bots.registry import BUILT_IN
+    from bots.bot import BUILT_IN
 
     if name in settings.bots:
         return settings.bots[name]
     if name in BUILT_IN:
         return BotSettings()
-    raise WrongUse(f"rig.toml has no [bots.{name}]; {nearest(name, {*settings.bots, *BUILT_IN})}")
+    raise WrongUse(
+        f"rig.toml has no [bots.{name}]; {suggest_name(name, {*settings.bots, *BUILT_IN})}"
+    )

@@ -18,11 +18,11 @@ from rig.prompts import Message
 Template = str | list[dict[str, str]] | None
 
 
-class Unfit(RigError):
+class ChatTemplateError(RigError):
     """The template does not take such a conversation, or is damaged."""
 
 
-def plain(template: Template) -> str | None:
+def default_template(template: Template) -> str | None:
     """The template for chats, where there are several: the one called `default`, else the first."""
     if isinstance(template, list):
         named = {one["name"]: one["template"] for one in template}
@@ -30,7 +30,7 @@ def plain(template: Template) -> str | None:
     return template
 
 
-def render(
+def render_chat(
     template: str, messages: Sequence[Message], *, bos: str, eos: str, ask: bool = True
 ) -> str:
     """The text of a conversation, as transformers renders it; `ask`: up to where the assistant speaks."""
@@ -52,11 +52,11 @@ def render(
             documents=None,
         )
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise Unfit(f"The chat template failed: {error}.") from error
+        raise ChatTemplateError(f"The chat template failed: {error}.") from error
 
 
 @dataclass(frozen=True)
-class Turns:
+class ChatTurns:
     """The fixed text of a chat form; a conversation is these pieces with what was said between them."""
 
     start: str
@@ -67,7 +67,7 @@ class Turns:
     assistant: tuple[str, str]
 
 
-def turns(template: str, *, bos: str, eos: str) -> Turns | None:
+def split_turns(template: str, *, bos: str, eos: str) -> ChatTurns | None:
     """Take a template apart by letting it render marks; None when it is not made of fixed pieces."""
     marks = [f"mark{letter}" for letter in "SUAV"]
     said = [
@@ -75,10 +75,10 @@ def turns(template: str, *, bos: str, eos: str) -> Turns | None:
         for role, mark in zip(("system", "user", "assistant", "user"), marks, strict=True)
     ]
     try:
-        whole = render(template, said, bos=bos, eos=eos)
-        quiet = render(template, said, bos=bos, eos=eos, ask=False)
-        alone = render(template, said[1:2], bos=bos, eos=eos, ask=False)
-    except Unfit:
+        whole = render_chat(template, said, bos=bos, eos=eos)
+        quiet = render_chat(template, said, bos=bos, eos=eos, ask=False)
+        alone = render_chat(template, said[1:2], bos=bos, eos=eos, ask=False)
+    except ChatTemplateError:
         return None
     if any(whole.count(mark) != 1 for mark in marks) or not whole.startswith(quiet):
         return None
@@ -97,7 +97,7 @@ def turns(template: str, *, bos: str, eos: str) -> Turns | None:
         before_user = own
     elif user_end and before_user.startswith(user_end):
         before_user = before_user.removeprefix(user_end)  # a turn's end belongs to the turn
-    found = Turns(
+    found = ChatTurns(
         start,
         (head.removeprefix(start), after_system.removesuffix(before_user)),
         (before_user, user_end),

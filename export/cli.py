@@ -15,7 +15,7 @@ from rig.errors import WrongUse
 from rig.options import json_option
 
 if TYPE_CHECKING:
-    from export.work import Result
+    from export.job import ExportResult
 
 
 @click.command()
@@ -84,36 +84,37 @@ def export(
         raise WrongUse("--out names one place, and you ask for several things: give one at a time.")
     # Threads of ours use every processor already; NumPy's own would only fight them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from export import mix, work
-    from export.source import find
+    from export import job as export_job
+    from export.checkpoint.source import find_source
+    from export.quantise import quant_types
 
     started = time.monotonic()
-    quants = mix.parse(quant)
-    source = find(model, base=base, adapter=adapter_dir)
-    with source.run.locked() if source.run else nullcontext():
+    quants = quant_types.parse_quant_types(quant)
+    source = find_source(model, base=base, adapter=adapter_dir)
+    with source.run.hold_lock() if source.run else nullcontext():
         here = source.run.path if source.run else Path()
-        job = work.Work(source, threads or os.cpu_count() or 1)
+        job = export_job.ExportJob(source, threads or os.cpu_count() or 1)
         if check:
-            job.check(work.exported(source, out))
+            job.check_files(export_job.exported_files(source, out))
         if merged:
-            job.merge(out or here / ("merged" if source.run else f"{source.name}-merged"))
+            job.write_merged(out or here / ("merged" if source.run else f"{source.name}-merged"))
         if adapter:
-            job.lora(work.place(source, "lora", out, 1))
+            job.write_lora(export_job.output_path(source, "lora", out, 1))
         if gguf:
-            job.gguf(
-                {name: work.place(source, name, out, len(quants)) for name in quants},
+            job.write_ggufs(
+                {name: export_job.output_path(source, name, out, len(quants)) for name in quants},
                 matrix=imatrix,
                 check=not no_check,
                 with_modelfile=bool(source.run) if modelfile is None else modelfile,
             )
     _show(job.result, time.monotonic() - started, as_json)
     if job.result.report is not None:
-        job.result.report.refuse()
+        job.result.report.raise_on_problems()
 
 
-def _show(result: Result, seconds: float, as_json: bool) -> None:
+def _show(result: ExportResult, seconds: float, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(result.json(seconds), ensure_ascii=False))
+        click.echo(json.dumps(result.to_json(seconds), ensure_ascii=False))
         return
     from rich.console import Console
 
@@ -123,7 +124,7 @@ def _show(result: Result, seconds: float, as_json: bool) -> None:
     for path in filter(None, (result.merged, result.imatrix, result.modelfile)):
         console.print(str(path), markup=False)
     if result.report is not None:
-        result.report.show(console)
+        result.report.print_table(console)
 
 
 COMMANDS: list[click.Command] = [export]

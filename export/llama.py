@@ -15,7 +15,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from export.ggml import Floats
+from export.quantise.ggml import Floats
 from rig.errors import RigError
 
 BATCH = 256
@@ -39,11 +39,12 @@ def useful_threads(threads: int, weights: int) -> int:
     return 1 if weights < SMALL else threads
 
 
-class Loaded:
+class LlamaModel:
     """One model in memory; use it as a context manager.
 
     `vocabulary` loads only the tokenizer. `context` is the most tokens of one text. `watch` is called for
-    every operation of the computation (see `export.imatrix`). `adapter` is a GGUF LoRA applied at run time.
+    every operation of the computation (see `export.quantise.imatrix`). `adapter` is a GGUF LoRA applied
+    at run time.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Loaded:
         if adapter is not None:
             self._adapt(adapter)
 
-    def __enter__(self) -> Loaded:
+    def __enter__(self) -> LlamaModel:
         return self
 
     def __exit__(
@@ -105,7 +106,7 @@ class Loaded:
         one = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora)
         llama_cpp.llama_set_adapters_lora(self._context, one, 1, (ctypes.c_float * 1)(1.0))
 
-    def tokens(self, text: str, *, add: bool = False, special: bool = True) -> list[int]:
+    def tokenize_text(self, text: str, *, add: bool = False, special: bool = True) -> list[int]:
         """Cut `text`; `add` what the tokenizer adds by itself, read marks such as <|eot_id|> as `special`."""
         raw = text.encode("utf-8")
         room = len(raw) + 8
@@ -115,7 +116,7 @@ class Loaded:
             raise RigError(f"llama.cpp could not cut a text of {len(raw)} bytes into tokens.")
         return list(found[:count])
 
-    def text(self, tokens: Sequence[int]) -> str:
+    def detokenize(self, tokens: Sequence[int]) -> str:
         """What the tokens say, special ones left out."""
         room, pieces = ctypes.create_string_buffer(256), b""
         for token in tokens:
@@ -123,19 +124,19 @@ class Loaded:
             pieces += room.raw[: max(0, size)]
         return pieces.decode("utf-8", "replace")
 
-    def ends(self, token: int) -> bool:
+    def ends_reply(self, token: int) -> bool:
         """Whether a reply is over at this token."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
-    def special(self, name: str) -> int:
+    def special_token_id(self, name: str) -> int:
         """The id of `bos` or `eos`; -1 where there is none."""
         return int(getattr(llama_cpp, f"llama_vocab_{name}")(self._vocab))
 
-    def adds_begin(self) -> bool:
+    def adds_bos(self) -> bool:
         """Whether the tokenizer puts its beginning before a text by itself."""
         return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
 
-    def logits(self, tokens: Sequence[int], skip: int = 0) -> Floats:
+    def compute_logits(self, tokens: Sequence[int], skip: int = 0) -> Floats:
         """Next-token logits after each token but the first `skip`: [tokens - skip, vocabulary]."""
         self._forget()
         found = np.empty((len(tokens) - skip, self.size), np.float32)
@@ -147,14 +148,14 @@ class Loaded:
                     found[start + at - skip] = self._row(at)
         return found
 
-    def read(self, tokens: Sequence[int]) -> None:
+    def run_prompt(self, tokens: Sequence[int]) -> None:
         """Compute a text for the sake of `watch`: as from the beginning, nothing kept."""
         self._forget()
         for start in range(0, len(tokens), BATCH):
             piece = tokens[start : start + BATCH]
             self._compute(piece, start, [True] * len(piece))
 
-    def reply(self, prompt: Sequence[int], limit: int) -> tuple[list[int], bool]:
+    def generate_greedy(self, prompt: Sequence[int], limit: int) -> tuple[list[int], bool]:
         """The likeliest continuation, at most `limit` tokens, and whether it ended by itself."""
         self._forget()
         for start in range(0, len(prompt), BATCH):
@@ -165,7 +166,7 @@ class Loaded:
         at = (len(prompt) - 1) % BATCH
         while len(said) < limit:
             token = int(np.argmax(self._row(at)))
-            if self.ends(token):
+            if self.ends_reply(token):
                 return said, True
             said.append(token)
             self._compute([token], len(prompt) + len(said) - 1, [True])

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from export import chat
-from export.vocabulary import Vocabulary
-from rig.speech import Speech
+from export.checkpoint.tokenizer import Vocabulary
+from rig.model.reply_format import ReplyFormat
 
 
-def modelfile(gguf_name: str, words: Vocabulary, speech: Speech) -> str:
+def render_modelfile(gguf_name: str, words: Vocabulary, speech: ReplyFormat) -> str:
     """The text of a Modelfile for the file `gguf_name` beside it."""
     lines = [
         f"# ollama create NAME -f Modelfile && ollama run NAME   (made by rig for {gguf_name})",
         f"FROM ./{gguf_name}",
     ]
-    template = chat.plain(words.template)
+    template = chat.default_template(words.template)
     bos, eos = (_token(words, name) for name in ("bos", "eos"))
-    turns = chat.turns(template, bos=bos, eos=eos) if template else None
+    turns = chat.split_turns(template, bos=bos, eos=eos) if template else None
     if turns is None:
         lines.append(
             "# The chat template is not made of fixed pieces: Ollama guesses its own form."
@@ -35,7 +35,7 @@ def modelfile(gguf_name: str, words: Vocabulary, speech: Speech) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _go(turns: chat.Turns) -> str:
+def _go(turns: chat.ChatTurns) -> str:
     """Go's template for one turn; Ollama writes the beginning of the text itself."""
     system, user, assistant = (
         tuple(map(_literal, pair)) for pair in (turns.system, turns.user, turns.assistant)
@@ -60,7 +60,7 @@ def _token(words: Vocabulary, name: str) -> str:
     return words.tokens[number] if number is not None else ""
 
 
-def _stops(words: Vocabulary, turns: chat.Turns | None) -> Iterable[str]:
+def _stops(words: Vocabulary, turns: chat.ChatTurns | None) -> Iterable[str]:
     """What ends a reply: the end tokens, and the mark that the template puts after one."""
     ends = [_token(words, name) for name in ("eos", "eot", "eom")]
     if turns is not None:

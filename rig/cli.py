@@ -14,10 +14,10 @@ import export.cli
 import rig
 import serve.cli
 import train.cli
-from rig import frame
+from rig import commands
 
 ROOMS: dict[str, list[click.Command]] = {
-    "start": frame.COMMANDS,
+    "start": commands.COMMANDS,
     "train": train.cli.COMMANDS,
     "export": export.cli.COMMANDS,
     "serve": serve.cli.COMMANDS,
@@ -25,13 +25,13 @@ ROOMS: dict[str, list[click.Command]] = {
 }
 
 
-class FrontDoor(click.Group):
+class RigGroup(click.Group):
     """Lists commands room by room, fills defaults from rig.toml, turns errors into sentences."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One section of the help text for each room."""
-        for room, commands in ROOMS.items():
-            rows = [(c.name or "", c.get_short_help_str(120)) for c in commands if not c.hidden]
+        for room, members in ROOMS.items():
+            rows = [(c.name or "", c.get_short_help_str(120)) for c in members if not c.hidden]
             if rows:
                 with formatter.section(room.capitalize()):
                     formatter.write_dl(rows)
@@ -61,7 +61,7 @@ class FrontDoor(click.Group):
 
 
 @click.group(
-    cls=FrontDoor,
+    cls=RigGroup,
     context_settings={
         "auto_envvar_prefix": "RIG",
         "help_option_names": ["-h", "--help"],

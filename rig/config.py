@@ -2,7 +2,7 @@
 
 A table named like a command (`[serve]`, `[summarise]`) gives defaults for that command's options; the
 other tables (`[model]`, `[bots.NAME]`, `[outlets.NAME]`, ...) belong to one room, which validates its
-own with `rig.validation.section`. An unknown table or key is an error that names the nearest known one.
+own with `rig.validation.load_section`. An unknown table or key is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any
 
 import click
 
-from rig import places
-from rig.errors import WrongUse, nearest
+from rig import paths
+from rig.errors import WrongUse, suggest_name
 
 TABLES = ("model", "daemon", "bots", "outlets", "feeds", "train")
 """Tables that are not commands, or hold more than a command's options."""
 
 
-def files() -> list[Path]:
+def config_files() -> list[Path]:
     """The configuration files there are, the weakest first."""
-    candidates = [places.config_dir() / "rig.toml", Path("rig.toml")]
+    candidates = [paths.config_dir() / "rig.toml", Path("rig.toml")]
     return [path for path in candidates if path.is_file()]
 
 
-def load() -> dict[str, Any]:
+def load_config() -> dict[str, Any]:
     """All files merged, table by table; damaged TOML is an error with its line."""
     merged: dict[str, Any] = {}
-    for path in files():
-        merged = merge(merged, read(path))
+    for path in config_files():
+        merged = merge_tables(merged, read_toml(path))
     return merged
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     """One TOML file as a dictionary."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
@@ -45,29 +45,29 @@ def read(path: Path) -> dict[str, Any]:
         raise WrongUse(f"{path} is not valid TOML: {error}.") from error
 
 
-def merge(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
+def merge_tables(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
     """Lay `strong` over `weak`, table by table.
 
-    >>> merge({"serve": {"port": 1, "host": "h"}}, {"serve": {"port": 2}})
+    >>> merge_tables({"serve": {"port": 1, "host": "h"}}, {"serve": {"port": 2}})
     {'serve': {'port': 2, 'host': 'h'}}
     """
     merged = dict(weak)
     for key, value in strong.items():
         old = merged.get(key)
         both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+        merged[key] = merge_tables(old, value) if both else value  # type: ignore[arg-type]
     return merged
 
 
 def command_defaults(group: click.Group) -> dict[str, Any]:
     """What the tables named like commands say, checked against the options those commands have."""
     found = {}
-    for name, values in load().items():
+    for name, values in load_config().items():
         command = group.commands.get(name)
         if command is None and name not in TABLES:
             raise WrongUse(
                 f"rig.toml has a table [{name}] that means nothing; "
-                f"{nearest(name, [*TABLES, *group.commands])}"
+                f"{suggest_name(name, [*TABLES, *group.commands])}"
             )
         if command is not None and name not in TABLES:
             found[name] = _defaults(name, command, values)
@@ -89,4 +89,4 @@ def _defaults(name: str, command: click.Command, values: Any) -> dict[str, Any]:
 
 def _refuse_unknown(table: str, given: Iterable[str], known: Iterable[str]) -> None:
     if wrong := sorted(set(given) - set(known)):
-        raise WrongUse(f"rig.toml: [{table}] has no {wrong[0]!r}; {nearest(wrong[0], known)}")
+        raise WrongUse(f"rig.toml: [{table}] has no {wrong[0]!r}; {suggest_name(wrong[0], known)}")

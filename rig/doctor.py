@@ -37,7 +37,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine() -> list[Finding]:
+def examine_machine() -> list[Finding]:
     """Look at everything; takes a few seconds because native libraries are really loaded."""
     return [
         _python(),
@@ -52,7 +52,7 @@ def examine() -> list[Finding]:
     ]
 
 
-def show(findings: list[Finding]) -> None:
+def print_findings(findings: list[Finding]) -> None:
     """Print one line for each finding, and what to do below those that need it."""
     from rich.console import Console
     from rich.table import Table
@@ -65,7 +65,7 @@ def show(findings: list[Finding]) -> None:
     Console(highlight=False).print(table)
 
 
-def probe(code: str, timeout: float = 60) -> tuple[bool, str]:
+def run_probe(code: str, timeout: float = 60) -> tuple[bool, str]:
     """Run Python `code` in a child; return whether it ended well and the last line it printed."""
     try:
         done = subprocess.run(
@@ -132,19 +132,19 @@ def _torch() -> Finding:
         return Finding("torch", ABSENT, "not installed", INSTALL.format("train"))
     code = (
         "import torch\n"
-        "card = 'without a card'\n"
+        "gpu = 'without a GPU'\n"
         "if torch.cuda.is_available():\n"
         "    p = torch.cuda.get_device_properties(0)\n"
-        "    card = f'with {p.name}, {p.total_memory / 2**30:.1f} GiB'\n"
+        "    gpu = f'with {p.name}, {p.total_memory / 2**30:.1f} GiB'\n"
         "else:\n"
-        "    from train.backends import why_no_card\n"
-        "    card += '. ' + why_no_card()\n"
-        "print(torch.__version__, card)"
+        "    from train.model.backends import why_no_gpu\n"
+        "    gpu += '. ' + why_no_card()\n"
+        "print(torch.__version__, gpu)"
     )
-    works, said = probe(code)
+    works, said = run_probe(code)
     if not works:
         return Finding("torch", BROKEN, said, "Install it again: " + INSTALL.format("train"))
-    if "without a card" in said and shutil.which("nvidia-smi"):
+    if "without a GPU" in said and shutil.which("nvidia-smi"):
         return Finding(
             "torch",
             BROKEN,
@@ -158,7 +158,7 @@ def _torch() -> Finding:
 def _llama() -> Finding:
     if importlib.util.find_spec("llama_cpp") is None:
         return Finding("llama.cpp", ABSENT, "not installed", INSTALL.format("serve"))
-    works, said = probe(
+    works, said = run_probe(
         "import llama_cpp; llama_cpp.llama_backend_init(); print(llama_cpp.__version__)"
     )
     if works:
@@ -187,17 +187,17 @@ def _configuration() -> Finding:
     from rig.errors import WrongUse
 
     try:
-        values = config.load()
+        values = config.load_config()
     except WrongUse as error:
         return Finding("configuration", BROKEN, error.message)
-    files = ", ".join(map(str, config.files()))
+    files = ", ".join(map(str, config.config_files()))
     return Finding("configuration", OK, f"{files or 'no rig.toml'}: {len(values)} tables")
 
 
 def _servers() -> list[Finding]:
-    from rig.starter import running
+    from rig.server.connect import find_running_server
 
-    found = running(None)
+    found = find_running_server(None)
     if found is None:
         return [
             Finding("model server", ABSENT, "none runs", "Started on demand, or: rig serve MODEL")

@@ -16,12 +16,12 @@ class WrongUse(click.UsageError):
     """Shown as one sentence; exit code 2 (the command line, a recipe or the configuration is wrong)."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """End a sentence about an unknown name with the nearest known one, or with all of them.
 
-    >>> nearest("learnin_rate", ["learning_rate", "lora"])
+    >>> suggest_name("learnin_rate", ["learning_rate", "lora"])
     "did you mean 'learning_rate'?"
-    >>> nearest("zzz", ["a", "b"])
+    >>> suggest_name("zzz", ["a", "b"])
     'there are: a, b.'
     """
     names = sorted(known)

@@ -16,7 +16,7 @@ def json_option(function: F) -> F:
 
 
 def model_options(function: F) -> F:
-    """`--model`, `--url`, `--api-key-file`: which server answers (see `rig.starter.connect`)."""
+    """`--model`, `--url`, `--api-key-file`: which server answers (see `rig.server.connect.connect_model`)."""
     options = [
         click.option(
             "--model",
@@ -41,7 +41,7 @@ def model_options(function: F) -> F:
     return function
 
 
-def api_key(path: str | None) -> str | None:
+def read_api_key(path: str | None) -> str | None:
     """The key from a file, else from `RIG_API_KEY`; it is never taken from a flag."""
     import os
     from pathlib import Path

@@ -61,14 +61,14 @@ def summary_messages(text: str, task: str = "Write a summary of 3 sentences.") -
     """
     return [
         {"role": "system", "content": SUMMARY_SYSTEM + task},
-        {"role": "user", "content": f"<text>\n{unmarked(text).strip()}\n</text>"},
+        {"role": "user", "content": f"<text>\n{remove_text_marks(text).strip()}\n</text>"},
     ]
 
 
-def unmarked(text: str) -> str:
+def remove_text_marks(text: str) -> str:
     """Remove the marks from `text`, also those that appear once an inner one is gone.
 
-    >>> unmarked("a</te</text>xt>b")
+    >>> remove_text_marks("a</te</text>xt>b")
     'ab'
     """
     while "<text>" in text or "</text>" in text:

@@ -19,10 +19,10 @@ from typing import Any
 
 import click
 
-from rig import starter
+from rig.atomic import write_text
 from rig.errors import RigError
 from rig.runs import Run
-from rig.writing import write_text
+from rig.server import connect
 
 RECIPE = "embedded-arithmetic"
 BIG = "llama-3.1-8b-gsm8k-12gb"
@@ -37,7 +37,7 @@ QUESTION = "Mia has 17 apples. She buys 25 more apples. How many apples does Mia
 Result = dict[str, Any]
 
 
-def run(
+def run_quickstart(
     name: str,
     *,
     seed: int,
@@ -48,10 +48,10 @@ def run(
     real: bool = False,
 ) -> None:
     """Go through the loop in `runs/<name>` and print what came out (text, or one JSON object)."""
-    loop = Loop(Path("runs") / name, seed)
+    loop = QuickstartLoop(Path("runs") / name, seed)
     if fresh and loop.folder.exists():
         shutil.rmtree(loop.folder)
-    loop.say(
+    loop.echo_line(
         f"The whole loop on the embedded model ({_parameters()} million parameters). It is a toy with "
         "three small trades:\nit shows the way, not the quality. The same with Llama 3.1 8B on a 12 GB "
         f"card: rig train {BIG}"
@@ -63,14 +63,14 @@ def run(
         }
     finally:
         loop.stop_server()
-    found = summary(results, loop.seconds())
+    found = collect_results(results, loop.step_seconds())
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        show(found, results["eval"])
+        print_results(found, results["eval"])
 
 
-class Loop:
+class QuickstartLoop:
     """Runs commands as children, shows each before it runs, and remembers what they found."""
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -90,16 +90,16 @@ class Loop:
                     "or give another --name."
                 )
 
-    def say(self, text: str) -> None:
+    def echo_line(self, text: str) -> None:
         """A line for the person; stdout belongs to the result."""
         click.echo(text, err=True)
 
-    def step(self, name: str, why: str, *command: str) -> Result:
+    def run_step(self, name: str, why: str, *command: str) -> Result:
         """Run `rig *command --json` unless it is done already, and return the object it printed."""
         if name in self.state["steps"]:
-            self.say(f"\n# {why}: done before")
+            self.echo_line(f"\n# {why}: done before")
             return dict(self.state["steps"][name]["result"])
-        self.say(f"\n# {why}\n$ rig {shlex.join(command)}")
+        self.echo_line(f"\n# {why}\n$ rig {shlex.join(command)}")
         start = time.monotonic()
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "rig", *command, "--json"],
@@ -119,36 +119,38 @@ class Loop:
                 "Run `rig quickstart` again: what is done is kept."
             )
         result = json.loads(printed)
-        self.keep(name, result, time.monotonic() - start)
+        self.save_step(name, result, time.monotonic() - start)
         return dict(result)
 
-    def keep(self, name: str, result: Result, seconds: float) -> None:
+    def save_step(self, name: str, result: Result, seconds: float) -> None:
         """Remember a finished step."""
         self.state["steps"][name] = {"result": result, "seconds": round(seconds, 1)}
         write_text(self.file, json.dumps(self.state, indent=2, ensure_ascii=False) + "\n")
 
-    def seconds(self) -> dict[str, float]:
+    def step_seconds(self) -> dict[str, float]:
         """How long each step took, also those of an earlier start."""
         return {name: step["seconds"] for name, step in self.state["steps"].items()}
 
-    def serve(self) -> str:
+    def start_server(self) -> str:
         """Start the server of this run's newest GGUF and return its address."""
-        self.say(f"\n# Serve it over HTTP; whoever needs it starts it\n$ rig serve {self.folder}")
+        self.echo_line(
+            f"\n# Serve it over HTTP; whoever needs it starts it\n$ rig serve {self.folder}"
+        )
         start = time.monotonic()
-        with starter.connect(model=str(self.folder)) as client:
-            client.card()
-            self.say(f"{client.url} answers")
-        self.keep("serve", {"url": client.url}, time.monotonic() - start)
+        with connect.connect_model(model=str(self.folder)) as client:
+            client.model_info()
+            self.echo_line(f"{client.url} answers")
+        self.save_step("serve", {"url": client.url}, time.monotonic() - start)
         return client.url
 
     def stop_server(self) -> None:
         """Ask the server that this loop started to leave."""
-        found = starter.running(str(self.folder))
+        found = connect.find_running_server(str(self.folder))
         if found and "pid" in found:
             os.kill(int(found["pid"]), signal.SIGTERM)
 
 
-def _teach(loop: Loop, seed: int) -> Result:
+def _teach(loop: QuickstartLoop, seed: int) -> Result:
     """Train, judge before and after, export; each step's own object by its name."""
     name = loop.folder.name
     begun = (loop.folder / "run.json").exists() and "train" not in loop.state["steps"]
@@ -158,8 +160,8 @@ def _teach(loop: Loop, seed: int) -> Result:
         arguments = ["train", RECIPE, "--name", name, "--set", f"schedule.seed={seed}"]
     run = str(loop.folder)
     return {
-        "train": loop.step("train", "Teach: GRPO moves a LoRA towards reasoning", *arguments),
-        "eval": loop.step(
+        "train": loop.run_step("train", "Teach: GRPO moves a LoRA towards reasoning", *arguments),
+        "eval": loop.run_step(
             "eval",
             f"Judge: {PROBLEMS} held-out problems, before and after",
             "eval",
@@ -167,7 +169,7 @@ def _teach(loop: Loop, seed: int) -> Result:
             "--n",
             str(PROBLEMS),
         ),
-        "export": loop.step(
+        "export": loop.run_step(
             "export",
             "Export: base and adapter become one quantised file, and the file is checked",
             *("export", run, "--gguf", "--quant", f"F16,Q4_K_M,{SERVED}"),
@@ -175,26 +177,26 @@ def _teach(loop: Loop, seed: int) -> Result:
     }
 
 
-def _real(loop: Loop, article: str | None) -> str:
+def _real(loop: QuickstartLoop, article: str | None) -> str:
     """Fetch the real cards, and say which page is summarised."""
-    loop.step("cards", "Bring the real cards", "bot", "refresh")
+    loop.run_step("cards", "Bring the real cards", "bot", "refresh")
     return article or REAL_PAGE
 
 
-def _work(loop: Loop, card: str | None, article: str | None) -> Result:
+def _work(loop: QuickstartLoop, card: str | None, article: str | None) -> Result:
     """Serve the file and let it work; each step's own object by its name."""
     needed = ("gguf", "ask", "card", "summary")
-    url = "" if all(name in loop.state["steps"] for name in needed) else loop.serve()
+    url = "" if all(name in loop.state["steps"] for name in needed) else loop.start_server()
     run = str(loop.folder)
     card_options = ["--card", card] if card else []
     return {
-        "gguf": loop.step(
+        "gguf": loop.run_step(
             "gguf",
             "Judge the file through its server with the same problems",
             *("eval", run, "--n", str(PROBLEMS), "--url", url),
         ),
-        "ask": loop.step("ask", "Ask", "ask", QUESTION, "--url", url),
-        "card": loop.step(
+        "ask": loop.run_step("ask", "Ask", "ask", QUESTION, "--url", url),
+        "card": loop.run_step(
             "card",
             "Draft a post about a card",
             "bot",
@@ -204,13 +206,13 @@ def _work(loop: Loop, card: str | None, article: str | None) -> Result:
             "--url",
             url,
         ),
-        "summary": loop.step(
+        "summary": loop.run_step(
             "summary", "Summarise an article", "summarise", article or "sample", "--url", url
         ),
     }
 
 
-def summary(results: Result, seconds: dict[str, float]) -> Result:
+def collect_results(results: Result, seconds: dict[str, float]) -> Result:
     """The one stable object of `rig quickstart --json`, put together from the steps' own."""
     labels = results["eval"]["labels"]
     before, after = labels["before"], labels["after"]
@@ -246,7 +248,7 @@ def summary(results: Result, seconds: dict[str, float]) -> Result:
     }
 
 
-def show(found: Result, judged: Result) -> None:
+def print_results(found: Result, judged: Result) -> None:
     """The short table and five questions side by side, on stdout."""
     from rich.console import Console
     from rich.table import Table
@@ -293,5 +295,5 @@ def _reply(reply: Result) -> str:
 
 
 def _parameters() -> str:
-    weights = Path(__file__).parent / "embedded" / "model.safetensors"
+    weights = Path(__file__).parent / "toy" / "model.safetensors"
     return f"{weights.stat().st_size / 2e6:.1f}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rig.errors import WrongUse, nearest
+from rig.errors import WrongUse, suggest_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,9 +17,9 @@ class Registry(dict[str, Callable[..., Any]]):
     """Functions by their own name; entry points of the group `rig.<noun>s` join on the first miss.
 
     >>> greetings = Registry("greeting")
-    >>> @greetings.add
+    >>> @greetings.register
     ... def hello(): return "hello"
-    >>> greetings.find("hello")()
+    >>> greetings.find_function("hello")()
     'hello'
     """
 
@@ -27,7 +27,7 @@ class Registry(dict[str, Callable[..., Any]]):
         super().__init__()
         self.noun = noun
 
-    def add(self, function: F) -> F:
+    def register(self, function: F) -> F:
         """Keep `function` under its own name; a second one of that name is an error."""
         name = function.__name__
         if name in self:
@@ -35,17 +35,17 @@ class Registry(dict[str, Callable[..., Any]]):
         self[name] = function
         return function
 
-    def find(self, name: str) -> Callable[..., Any]:
+    def find_function(self, name: str) -> Callable[..., Any]:
         """Return the function called `name`, or the one at `path.py:function`."""
         if name in self:
             return self[name]
         path, colon, function = name.rpartition(":")
         if colon and path.endswith(".py"):
-            return from_file(Path(path), function, self.noun)
+            return load_function(Path(path), function, self.noun)
         self.load_entry_points()
         if name in self:
             return self[name]
-        raise WrongUse(f"There is no {self.noun} called {name!r}; {nearest(name, self)}")
+        raise WrongUse(f"There is no {self.noun} called {name!r}; {suggest_name(name, self)}")
 
     def load_entry_points(self) -> None:
         """Add what other installed packages offer; a name that is there already stays."""
@@ -55,7 +55,7 @@ class Registry(dict[str, Callable[..., Any]]):
             self.setdefault(point.name, point.load())
 
 
-def from_file(path: Path, function: str, noun: str) -> Callable[..., Any]:
+def load_function(path: Path, function: str, noun: str) -> Callable[..., Any]:
     """Import the user's own file and return one function of it, or say what is missing."""
     if not path.is_file():
         raise WrongUse(f"There is no file {path}: a {noun} of your own is named path.py:function.")
@@ -72,5 +72,5 @@ def from_file(path: Path, function: str, noun: str) -> Callable[..., Any]:
     found = getattr(module, function, None)
     if not callable(found):
         names = [n for n, thing in vars(module).items() if callable(thing) and n[0] != "_"]
-        raise WrongUse(f"{path} has no function {function!r}; {nearest(function, names)}")
+        raise WrongUse(f"{path} has no function {function!r}; {suggest_name(function, names)}")
     return found  # type: ignore[no-any-return]

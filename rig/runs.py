@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import rig
+from rig.atomic import write_text
 from rig.errors import RigError, WrongUse
-from rig.writing import write_text
 
 RECORD = "run.json"
 STATES = ("planned", "training", "trained", "exported", "checked")
@@ -43,7 +43,7 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, {})
         write_text(path / "recipe.toml", recipe)
-        run.note("planned", base=base, rig=rig.__version__, created=_now())
+        run.update_record("planned", base=base, rig=rig.__version__, created=_now())
         return run
 
     @classmethod
@@ -69,26 +69,26 @@ class Run:
         return str(self.record.get("state", "planned"))
 
     @property
-    def base(self) -> str:
+    def base_model(self) -> str:
         """The base model as the recipe named it: `embedded`, a folder, or a hub id."""
         return str(self.record["base"])
 
     @property
-    def adapter(self) -> Path:
+    def adapter_folder(self) -> Path:
         """The finished PEFT adapter; `speech.json` lies beside its weights."""
         return self.path / "adapter"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoint_folder(self) -> Path:
         """Whole checkpoints of the trainer, newest with the highest number."""
         return self.path / "checkpoints"
 
-    def ggufs(self) -> list[Path]:
+    def gguf_files(self) -> list[Path]:
         """The exported models, the last exported first."""
         named = [self.path / str(item["file"]) for item in self.record.get("exports", [])]
         return [path for path in reversed(named) if path.is_file()]
 
-    def note(self, state: str | None = None, **fields: Any) -> None:
+    def update_record(self, state: str | None = None, **fields: Any) -> None:
         """Write `fields` (and the new state) into `run.json` at once; dictionaries are merged."""
         record = dict(self.record)
         for key, value in fields.items():
@@ -106,7 +106,7 @@ class Run:
         self.record = record
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def hold_lock(self) -> Iterator[None]:
         """Hold the run alone; a second process is refused at once, a dead one holds nothing."""
         import filelock
 
@@ -123,10 +123,10 @@ class Run:
             lock.release()
 
 
-def find(name: str) -> Path:
+def find_run(name: str) -> Path:
     """A run by path, or by its name under `runs/`.
 
-    >>> find("no/such/folder") == Path("no/such/folder")
+    >>> find_run("no/such/folder") == Path("no/such/folder")
     True
     """
     path = Path(name)

@@ -12,7 +12,7 @@ from rig import config
 SECRET = ("key", "token", "secret", "password")
 
 
-class Row(NamedTuple):
+class Setting(NamedTuple):
     """One setting that differs from its default."""
 
     name: str
@@ -22,24 +22,24 @@ class Row(NamedTuple):
     """The file or the environment variable."""
 
 
-def effective(group: click.Group) -> list[Row]:
+def effective_settings(group: click.Group) -> list[Setting]:
     """Every value set in a file or in the environment, the winner only; checked on the way."""
     config.command_defaults(group)
-    rows: dict[str, Row] = {}
-    for path in config.files():
-        for name, value in _flat(config.read(path)):
-            rows[name] = Row(name, _shown(name, value), str(path))
+    rows: dict[str, Setting] = {}
+    for path in config.config_files():
+        for name, value in _flat(config.read_toml(path)):
+            rows[name] = Setting(name, _shown(name, value), str(path))
     for name, variable in _variables(group):
         if (value := os.environ.get(variable)) is not None:
-            rows[name] = Row(name, _shown(name, value), variable)
+            rows[name] = Setting(name, _shown(name, value), variable)
     return [rows[name] for name in sorted(rows)]
 
 
-def show(rows: list[Row]) -> None:
+def print_settings(rows: list[Setting]) -> None:
     """Print the rows as aligned text on stdout."""
-    from rig import places
+    from rig import paths
 
-    click.echo(f"# files read, the weakest first: {places.config_dir() / 'rig.toml'}, ./rig.toml")
+    click.echo(f"# files read, the weakest first: {paths.config_dir() / 'rig.toml'}, ./rig.toml")
     if not rows:
         click.echo("# nothing is set: every value is the default that `rig COMMAND --help` shows")
     width = max((len(row.name) for row in rows), default=0)

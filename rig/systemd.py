@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rig.atomic import write_text
 from rig.errors import RigError
-from rig.writing import write_text
 
 SHUT_IN = """\
 NoNewPrivileges=yes
@@ -43,12 +43,12 @@ RemoveIPC=yes
 """What the machine's own can do besides."""
 
 
-def quoted(word: str) -> str:
+def quote_word(word: str) -> str:
     r"""One word of a command line as systemd reads it (systemd.service(5), COMMAND LINES).
 
     `%d` is left alone: there systemd puts in the folder of credentials.
 
-    >>> print(quoted("--port"), quoted("my model.gguf"), quoted("100%$x"), quoted("%d/api-key"))
+    >>> print(*map(quote_word, ["--port", "my model.gguf", "100%$x", "%d/api-key"]))
     --port "my model.gguf" 100%%$$x %d/api-key
     """
     if word.startswith("%d/"):
@@ -67,7 +67,7 @@ def this_rig() -> list[str]:
     return [str(Path(sys.executable).absolute()), "-P", "-m", "rig"]
 
 
-def place(name: str, *, system: bool) -> Path:
+def unit_path(name: str, *, system: bool) -> Path:
     """Where systemd looks for the unit `name` (without `.service`)."""
     if system:
         return Path("/etc/systemd/system") / f"{name}.service"
@@ -75,37 +75,37 @@ def place(name: str, *, system: bool) -> Path:
     return Path(base) / "systemd" / "user" / f"{name}.service"
 
 
-def runs() -> bool:
+def has_systemd() -> bool:
     """Whether systemd manages this machine."""
     return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
 
 
-def install(name: str, text: str, *, system: bool) -> None:
+def install_unit(name: str, text: str, *, system: bool) -> None:
     """Write the unit, enable it and start it anew; where no systemd runs nothing is written."""
-    if not runs():
+    if not has_systemd():
         raise RigError(
             "systemd does not run here: have whatever supervises this machine run the command in the "
             "foreground."
         )
-    write_text(place(name, system=system), text)
+    write_text(unit_path(name, system=system), text)
     for words in (("daemon-reload",), ("enable", name), ("restart", name)):
-        systemctl(*words, system=system)
+        run_systemctl(*words, system=system)
 
 
-def uninstall(name: str, *, system: bool) -> bool:
+def uninstall_unit(name: str, *, system: bool) -> bool:
     """Stop the service and take its unit away; False when there is none."""
-    path = place(name, system=system)
+    path = unit_path(name, system=system)
     if not path.exists():
         return False
-    if runs():
-        systemctl("disable", "--now", name, system=system)
+    if has_systemd():
+        run_systemctl("disable", "--now", name, system=system)
     path.unlink()
-    if runs():
-        systemctl("daemon-reload", system=system)
+    if has_systemd():
+        run_systemctl("daemon-reload", system=system)
     return True
 
 
-def systemctl(*words: str, system: bool, check: bool = True) -> str:
+def run_systemctl(*words: str, system: bool, check: bool = True) -> str:
     """Run systemctl for the machine or for this user; what it complains of becomes the sentence."""
     command = ["systemctl", *([] if system else ["--user"]), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rig.config import load
-from rig.errors import WrongUse, nearest
+from rig.config import load_config
+from rig.errors import WrongUse, suggest_name
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """A validated object that nobody changes later; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -22,12 +22,12 @@ class Frozen(BaseModel):
 T = TypeVar("T", bound=BaseModel)
 
 
-def section(name: str, kind: type[T]) -> T:
+def load_section(name: str, kind: type[T]) -> T:
     """The table `name` as a validated object; defaults when there is no such table."""
-    return validated(kind, load().get(name, {}), f"[{name}] in rig.toml")
+    return validate_as(kind, load_config().get(name, {}), f"[{name}] in rig.toml")
 
 
-def validated(kind: type[T], values: Any, where: str) -> T:
+def validate_as(kind: type[T], values: Any, where: str) -> T:
     """`values` as a `kind`, or one sentence that says where and how it is wrong."""
     try:
         return kind.model_validate(values)
@@ -40,7 +40,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError, where: str) -> str:
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _fields(kind, first["loc"][:-1])
-        return f"{where}: there is no key {path!r}; {nearest(str(first['loc'][-1]), known)}"
+        return f"{where}: there is no key {path!r}; {suggest_name(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"{where}: the key {path!r} is missing: set it."
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from rig import places
+from rig import paths
 from rig.errors import WrongUse
-from serve import shell
-from serve.beside import WithWords
-from serve.words import WORDS
+from serve.chat import commands
+from serve.service.commands import WORDS
+from serve.service.subcommands import WithWords
 
 
 @click.command(cls=WithWords)
@@ -67,15 +67,15 @@ def serve(
     time_limit: float,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's words: a run folder, a GGUF file, or a pulled reference."""
-    from rig.options import api_key
-    from serve import service
-    from serve.box import look
-    from serve.fit import fit
-    from serve.header import read
-    from serve.idle import Idle
-    from serve.models import called, locate
+    from rig.model.gguf import read
+    from rig.options import read_api_key
+    from serve import server
+    from serve.api.idle import IdleTimer
+    from serve.hardware.machine import look
+    from serve.hardware.memory import fit
+    from serve.models.catalogue import called, locate
 
-    key = api_key(api_key_file)
+    key = read_api_key(api_key_file)
     if key is None and not _is_loopback(host):
         raise WrongUse(
             f"--host {host} can be reached by others: set a key with RIG_API_KEY or --api-key-file."
@@ -96,7 +96,7 @@ def serve(
         "flash_attn": flash_attn,
         "mlock": mlock,
         "adapters": tuple(str(path) for _, path in adapters),
-        "disk": str(places.cache_dir() / "prefixes") if prefix_cache else "",
+        "disk": str(paths.cache_dir() / "prefixes") if prefix_cache else "",
         "disk_bytes": int(prefix_cache * 2**30),
         "drafting": not no_draft,
     }
@@ -110,15 +110,15 @@ def serve(
         "adapters": tuple(name for name, _ in adapters),
     }
     click.echo(f"{name}: {fits.sentence()}; {threads} threads", err=True)
-    service.make(
+    server.make_server(
         model=model,
         path=path,
         name=name,
-        address=service.Address(host, port),
+        address=server.ListenAddress(host, port),
         engine=engine,
         app=app,
-        idle=Idle(idle_unload, idle_exit),
-    ).run()
+        idle=IdleTimer(idle_unload, idle_exit),
+    ).serve_until_stopped()
 
 
 def _adapter(given: str) -> tuple[str, Path]:
@@ -141,4 +141,4 @@ def _is_loopback(host: str) -> bool:
 for _word in WORDS:
     serve.word(_word)
 
-COMMANDS: list[click.Command] = [serve, *shell.COMMANDS]
+COMMANDS: list[click.Command] = [serve, *commands.COMMANDS]

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from articles_command import rig
-from articles_site import Site, running_site
 
-from bots.articles import addresses, browser, proxy
-from bots.articles.article import Unreadable
+from bots.documents.article import Unreadable
+from bots.web import browser, browser_proxy, ssrf
 from rig.errors import RigError
+from support.articles_command import rig
+from support.articles_site import Site, running_site
 
 needs_chromium = pytest.mark.skipif(
     not any(map(shutil.which, browser.PROGRAMS)), reason="needs Chromium or Chrome"
@@ -80,7 +80,7 @@ def test_the_scripts_of_a_public_page_can_not_reach_the_local_network(
     page = SHELL.format(script=steal + WRITES.format(more="The end.", after=1000))
     site.pages["/app"] = ("text/html", page)
     site.pages["/secret"] = ("text/plain", "the secret")
-    real = addresses.resolved
+    real = ssrf.resolved
 
     def resolved(
         host: str, number: int, *, timeout: float, allow_private: bool = False
@@ -89,7 +89,7 @@ def test_the_scripts_of_a_public_page_can_not_reach_the_local_network(
             return ["127.0.0.1"]
         return real(host, number, timeout=timeout, allow_private=allow_private)
 
-    monkeypatch.setattr(addresses, "resolved", resolved)
+    monkeypatch.setattr(ssrf, "resolved", resolved)
     html = browser.render(f"http://public.example:{port}/app")
     assert "The end." in html
     assert "<title>got" not in html
@@ -134,7 +134,7 @@ def test_the_proxy_tunnels_only_where_the_fetcher_may_go() -> None:
     port = heard.getsockname()[1]
     for allowed, answer in ((False, b"403"), (True, b"200")):
         with (
-            proxy.running(5, allow_private=allowed) as door,
+            browser_proxy.running(5, allow_private=allowed) as door,
             socket.create_connection(("127.0.0.1", door.server_address[1])) as client,
         ):
             client.sendall(f"CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -144,7 +144,7 @@ def test_the_proxy_tunnels_only_where_the_fetcher_may_go() -> None:
 
 
 def test_the_proxy_ends_with_its_time_and_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(browser_proxy, "MAX_BYTES", 100_000)
     heard = socket.create_server(("127.0.0.1", 0))
 
     def pour() -> None:
@@ -159,7 +159,7 @@ def test_the_proxy_ends_with_its_time_and_its_share(monkeypatch: pytest.MonkeyPa
 
     threading.Thread(target=pour, daemon=True).start()
     with (
-        proxy.running(5, allow_private=True) as door,
+        browser_proxy.running(5, allow_private=True) as door,
         socket.create_connection(("127.0.0.1", door.server_address[1])) as client,
     ):
         port = heard.getsockname()[1]

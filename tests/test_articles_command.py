@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from articles_command import rig
-from counting_server import CountingServer
 
 from bots.articles import chunks
-from rig import servers
+from rig.server import running_servers
+from support.articles_command import rig
+from support.counting_server import CountingServer
 
 SAMPLE = Path(__file__).parent.parent / "bots" / "articles" / "samples" / "lighthouse.html"
 
@@ -130,7 +130,7 @@ def test_out_is_written_and_stdout_stays_empty(server: CountingServer, tmp_path:
 
 
 def test_a_new_export_of_the_same_run_is_another_model(tmp_path: Path) -> None:
-    fingerprint = servers.fingerprint
+    fingerprint = running_servers.model_fingerprint
     model = tmp_path / "m.gguf"
     model.write_bytes(b"GGUF one")
     first = fingerprint(str(model))
@@ -141,17 +141,17 @@ def test_a_new_export_of_the_same_run_is_another_model(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_a_server_is_another_model_than_its_base(tmp_path: Path) -> None:
-    from bots.articles.errand import known
+    from bots.articles.pipeline import known
 
     (tmp_path / "m.gguf").write_bytes(b"GGUF one")
-    path = servers.announce(str(tmp_path / "m.gguf"), url="http://127.0.0.1:9")
+    path = running_servers.announce_server(str(tmp_path / "m.gguf"), url="http://127.0.0.1:9")
     try:
         base = known("http://127.0.0.1:9/v1", None)
         assert base == known(None, str(tmp_path / "m.gguf")) != ""
         assert known("http://127.0.0.1:9", "pirate") not in ("", base)
         assert known("http://127.0.0.1:10", None) == "", "nobody here says what that serves"
     finally:
-        servers.withdraw(path)
+        running_servers.withdraw_server(path)
 
 
 def test_extract_gives_the_same_object_without_a_summary() -> None:
@@ -202,7 +202,7 @@ def test_no_text_takes_for_ever(server: CountingServer, text: str) -> None:
     "charset", ["punycode", "idna", "utf-7", "rot13", "zip", "nonsense", "undefined"]
 )
 def test_a_page_can_not_choose_a_slow_or_strange_decoder(charset: str) -> None:
-    from bots.articles.written import decoded
+    from bots.documents.text import decoded
 
     start = time.monotonic()
     assert "caf" in decoded(b"caf\xe9 " + b"a" * 300_000, charset)

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from articles_command import rig
-from articles_site import Site, running_site
-from counting_server import CountingServer
 
 from bots import outlets
-from bots.articles import digest, reader
+from bots.articles import bot
 from bots.articles.reading_list import ReadingList
+from bots.bot import Delivery, Draft
 from bots.context import SlotContext
-from bots.registry import Delivery, Draft
+from bots.documents import worker
 from bots.settings import BotSettings
-from rig.client import Client
 from rig.errors import RigError
+from rig.server.client import ModelClient
+from support.articles_command import rig
+from support.articles_site import Site, running_site
+from support.counting_server import CountingServer
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TEXT = (
@@ -74,13 +75,13 @@ def draft(
         slot=slot,
         now=slot,
         outlets=[outlets.build(outlet, {})],
-        connect=lambda limit: Client(model.url),
+        connect=lambda limit: ModelClient(model.url),
         limit=timedelta(seconds=60),
         preview=preview,
         say=said.append,
     )
     try:
-        return digest.digest(context), context, said
+        return bot.digest(context), context, said
     finally:
         context.close()
 
@@ -157,7 +158,7 @@ def test_an_item_leaves_the_list_when_its_delivery_is_confirmed_and_not_before(
     assert other is not None
     assert other.subject == second  # the next slot gets the next item
     for _ in range(2):  # told twice: it does not mind
-        digest.delivered(confirmed(made))
+        bot.delivered(confirmed(made))
     assert [(item.url, item.state) for item in reading.items()] == [(second, "drafted")]
 
 
@@ -203,7 +204,7 @@ def test_feeds_come_after_the_list_the_newest_first_and_each_entry_once(
         made, _, _ = draft(model, slot=NOW + timedelta(hours=hour), feeds=[feed])
         seen.append(made and made.subject)
         if made:
-            digest.delivered(confirmed(made))
+            bot.delivered(confirmed(made))
     # the list, the newest entry; "middle" was the backlog of a feed read for the first time
     assert seen == [urls[3], urls[2], None, None, None]
     site.feed("/feed", [(urls[0], "fresh", ago(minutes=1)), (urls[2], "new", ago(hours=1))])
@@ -332,7 +333,7 @@ def test_a_feed_that_is_none_is_said(site: Site, model: CountingServer) -> None:
 @pytest.mark.parametrize(("file", "count"), [("manton.rss", 10), ("OneFootTsunami.atom", 25)])
 def test_real_feeds_are_read(shared: Path, file: str, count: int) -> None:
     content = (shared / "data/feeds" / file).read_bytes()
-    found = reader.answer(content, kind="feed", url="https://example.org/feed")["entries"]
+    found = worker.answer(content, kind="feed", url="https://example.org/feed")["entries"]
     assert len(found) == count
     assert all(entry["url"].startswith("http") and entry["published"] > 1e9 for entry in found)
 
@@ -342,7 +343,7 @@ def test_a_feed_can_not_name_a_file(tmp_path: Path) -> None:
     secret.write_text(
         "<rss version='2.0'><channel><item><link>http://secret.example/</link></item></channel></rss>"
     )
-    found = reader.answer(str(secret).encode(), kind="feed", url="https://example.org/feed")
+    found = worker.answer(str(secret).encode(), kind="feed", url="https://example.org/feed")
     assert found["reason"] == "kind"
 
 

@@ -13,17 +13,26 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from articles_command import rig, rig_apart
-from articles_documents import PARAGRAPHS, SAMPLE, damaged, docx, epub, locked_pdf, pdf, zipped
 
-from bots.articles import extract, reader
-from bots.articles.article import Article, Unreadable
-from bots.articles.kinds import kind_of
+from bots.documents import sandbox, worker
+from bots.documents.article import Article, Unreadable
+from bots.documents.sniff import kind_of
+from support.articles_command import rig, rig_apart
+from support.articles_documents import (
+    PARAGRAPHS,
+    SAMPLE,
+    damaged,
+    docx,
+    epub,
+    locked_pdf,
+    pdf,
+    zipped,
+)
 
 
 def read(content: bytes, name: str) -> Article:
     """Sniffed and taken apart in this process."""
-    return reader.read(content, kind_of(content, name), name=name)
+    return worker.read(content, kind_of(content, name), name=name)
 
 
 def reason(content: bytes, name: str) -> str:
@@ -132,7 +141,7 @@ def test_entities_in_a_book_neither_unfold_nor_fetch(tmp_path: Path) -> None:
 
 def test_deep_nesting_is_survived() -> None:
     page = b"<html><body>" + b"<div>" * 100_000 + b"<p>Some words.</p>" * 40
-    assert reader.answer(page, kind="html").get("reason", "ok") in (
+    assert worker.answer(page, kind="html").get("reason", "ok") in (
         "ok",
         "empty",
         "size",
@@ -220,7 +229,7 @@ LONG = "The committee met again on Tuesday and decided very little. " * 60
     ],
 )  # fmt: skip
 def test_a_wall_needs_two_signs(page: str, expected: str) -> None:
-    found = reader.answer(f"<!doctype html><html><body>{page}</body></html>".encode(), kind="html")
+    found = worker.answer(f"<!doctype html><html><body>{page}</body></html>".encode(), kind="html")
     assert found.get("reason", "ok") == expected, found
 
 
@@ -246,7 +255,7 @@ def test_articles_are_found_as_well_as_the_benchmark_asks(shared: Path) -> None:
     precisions, recalls = [], []
     for name, told in truth.items():
         content = gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes())
-        found = shingles(reader.answer(content, kind="html", url=told["url"]).get("text", ""))
+        found = shingles(worker.answer(content, kind="html", url=told["url"]).get("text", ""))
         wanted = shingles(told["articleBody"])
         both = (found & wanted).total()
         if found:
@@ -260,11 +269,11 @@ def test_articles_are_found_as_well_as_the_benchmark_asks(shared: Path) -> None:
 
 def test_the_reader_is_killed_at_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unreadable, match="takes longer than 0 s") as late:
-        extract.extract(SAMPLE.read_bytes(), "html", name="a.html", seconds=0.01)
+        sandbox.extract(SAMPLE.read_bytes(), "html", name="a.html", seconds=0.01)
     assert late.value.reason == "time"
-    monkeypatch.setattr(extract, "MEMORY", 45_000_000)
+    monkeypatch.setattr(sandbox, "MEMORY", 45_000_000)
     with pytest.raises(Unreadable) as hungry:
-        extract.extract(SAMPLE.read_bytes(), "html", name="a.html")
+        sandbox.extract(SAMPLE.read_bytes(), "html", name="a.html")
     assert hungry.value.reason in ("size", "damaged")
 
 
@@ -275,7 +284,7 @@ def test_damaged_documents_give_a_result_or_a_reason() -> None:
         kind = ("html", "pdf", "epub")[seed % 3]
         content = damaged(random.Random(seed), kind)
         try:
-            found = reader.answer(content, kind=kind_of(content, f"a.{kind}"), name=f"a.{kind}")
+            found = worker.answer(content, kind=kind_of(content, f"a.{kind}"), name=f"a.{kind}")
         except Unreadable as error:
             found = {"reason": error.reason, "message": error.message}
         assert found.get("text") or found["message"].endswith("."), seed

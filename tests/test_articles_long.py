@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from articles_command import rig
-from articles_documents import prose
-from counting_server import CountingServer, tokens
 
-from bots.articles.article import Article
 from bots.articles.cache import Cache
-from bots.articles.errand import summarised
 from bots.articles.listener import Listener
-from bots.articles.wording import NOTES, Wish
-from rig.client import Client
+from bots.articles.pipeline import summarised
+from bots.articles.request import NOTES, Wish
+from bots.documents.article import Article
 from rig.errors import RigError
+from rig.server.client import ModelClient
+from support.articles_command import rig
+from support.articles_documents import prose
+from support.counting_server import CountingServer, tokens
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def ask(
     cache: Cache | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    with Client(server.url) as client:
+    with ModelClient(server.url) as client:
         return summarised(
             Article(text), wish or Wish(), lambda: client, cache or Cache(None), **options
         )

@@ -18,19 +18,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from articles_command import rig, rig_apart
-from articles_documents import prose
 
 from bots.articles import chunks
-from bots.articles.article import Article
 from bots.articles.cache import Cache
-from bots.articles.clean import defused, paragraphs
-from bots.articles.errand import summarised
 from bots.articles.listener import Listener
-from bots.articles.ruler import MARGIN, Ruler
-from bots.articles.wording import NOTES, Wish
-from rig.client import Client
+from bots.articles.pipeline import summarised
+from bots.articles.request import NOTES, Wish
+from bots.articles.token_budget import MARGIN, Ruler
+from bots.documents.article import Article
+from bots.documents.sanitise import defused, paragraphs
 from rig.prompts import summary_messages
+from rig.server.client import ModelClient
+from support.articles_command import rig, rig_apart
+from support.articles_documents import prose
 
 JOINT = 16
 """Tokens around a part that are computed each time: the marks after it, a border that tokenizes otherwise."""
@@ -64,8 +64,8 @@ def serving(model: Path, context: int) -> Iterator[str]:
     else:
         pytest.fail(f"rig serve did not start: {said}")
     try:
-        with Client(found[0]) as client:
-            while not client.healthy():
+        with ModelClient(found[0]) as client:
+            while not client.is_ready():
                 time.sleep(0.05)
         yield found[0]
     finally:
@@ -106,7 +106,7 @@ class Parts(Listener):
 def check_instruction_is_computed_once(url: str, text: str) -> int:
     """Tokens computed are those of the text, one instruction, and a joint for each part."""
     seen = Parts(url)
-    with Client(url) as client:
+    with ModelClient(url) as client:
         ruler = Ruler(client)
         before, size, instruction = (
             counted(url, "prompt_tokens"),
@@ -155,12 +155,12 @@ def test_twelve_thousand_words_in_a_context_of_4096(model: Path, shared: Path) -
     assert len(text.split()) == 12_000
     with serving(model, 4096) as url:
         parts = check_instruction_is_computed_once(url, text)
-        with Client(url) as client:
+        with ModelClient(url) as client:
             ruler = Ruler(client)
             cut = chunks.cut(text, ruler.budget(NOTES, 540), ruler.count)
             assert "".join(cut) == text
             assert len(cut) == parts
-            sizes = [client.count(summary_messages(part, NOTES)) or 0 for part in cut]
+            sizes = [client.count_chat_tokens(summary_messages(part, NOTES)) or 0 for part in cut]
             assert max(sizes) + 540 <= 4096 - MARGIN // 2
 
 

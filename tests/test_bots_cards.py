@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_services import Service
-from fakes_model import FakeModel, about_the_card
 
 from bots import outlets
+from bots.bot import Draft, Skip
 from bots.cards import images, refresh
+from bots.cards.bot import cards
 from bots.cards.card import Card
 from bots.cards.database import Database, Pool, place, store
-from bots.cards.draft import cards
 from bots.context import SlotContext
-from bots.ledger.shown import LedgerDeck
+from bots.ledger.deck import LedgerDeck
 from bots.ledger.store import Ledger
-from bots.registry import Draft, Skip
 from bots.settings import BotSettings
-from rig.client import Client
 from rig.errors import RigError, WrongUse
 from rig.prompts import CARD_SCHEMA
+from rig.server.client import ModelClient
+from support.fake_services import Service
+from support.fakes_model import FakeModel, about_the_card
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HERON = "Lantern Heron: 1200 ATK and a light in the dark."
@@ -44,7 +44,7 @@ def drafted(model: FakeModel, posted: list[str] | None = None, **options: Any) -
         slot=NOW,
         now=NOW,
         outlets=[outlets.build("x", {})],
-        connect=lambda limit: Client(model.url, priority="bot", timeout=limit),
+        connect=lambda limit: ModelClient(model.url, priority="bot", timeout=limit),
         limit=timedelta(seconds=20),
         history=lambda limit: posted or [],
     )
@@ -135,7 +135,7 @@ def test_a_model_that_never_answers_is_left_behind(model: FakeModel) -> None:
         slot=NOW,
         now=NOW,
         outlets=[],
-        connect=lambda limit: Client(model.url, timeout=60),
+        connect=lambda limit: ModelClient(model.url, timeout=60),
         limit=timedelta(seconds=0.5),
     )
     draft = cards(context)

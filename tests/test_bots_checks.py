@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bots.cards.card import Card
-from bots.cards.checks import card_faults
+from bots.cards.fact_check import card_faults
 from bots.cards.template import template
-from bots.checks import faults, repeated
+from bots.moderation import faults, repeated
 
 DRAKE = Card(
     8, "Halcyon Drake", "Synchro Effect Monster", frame="synchro", race="Dragon", attribute="WIND",

@@ -19,17 +19,17 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from conftest import needs
-from daemons import Process, by_hand, keep_x_secrets, settings, tick
-from fake_x import Event, FakeX
-from simulated import Clock, simulated
 from sqlalchemy import select
 
 import rig.cli
-from bots import deadline
-from bots.daemon import Daemon
-from bots.ledger import switch
+from bots import timeout
+from bots.daemon.scheduler import Daemon
+from bots.ledger import switches
 from bots.ledger.store import Ledger
 from bots.ledger.tables import daemons, outbox, runs
+from support.daemons import Process, by_hand, keep_x_secrets, settings, tick
+from support.fake_x import Event, FakeX
+from support.simulated import Clock, simulated
 
 RIG = """
 [daemon]
@@ -65,7 +65,7 @@ def start(elsewhere: Path, own_home: Path, fake: FakeX) -> Iterator[Callable[...
         text = RIG.format(url=fake.url, run=tick(elsewhere), schedule=schedule, outlet=outlet)
         (elsewhere / "rig.toml").write_text(text)
         ledger = Ledger.open()
-        switch.enable(ledger, "tick", True, schedule, datetime.now(UTC))
+        switches.enable(ledger, "tick", True, schedule, datetime.now(UTC))
         ledger.close()
         begun.append(Process(elsewhere, own_home, *options, **more))
         begun[-1].ready(own_home)
@@ -273,15 +273,15 @@ def test_without_a_ledger_the_watchdog_starves(tmp_path: Path, own_home: Path) -
 
 
 def test_a_hung_call_is_left_behind_and_counted() -> None:
-    stop, before = threading.Event(), deadline.left_behind()
-    with pytest.raises(deadline.Overdue, match="no answer within 0 s"):
-        deadline.within(timedelta(seconds=0.05), stop.wait)
-    assert deadline.left_behind() == before + 1
+    stop, before = threading.Event(), timeout.left_behind()
+    with pytest.raises(timeout.Overdue, match="no answer within 0 s"):
+        timeout.within(timedelta(seconds=0.05), stop.wait)
+    assert timeout.left_behind() == before + 1
     stop.set()
-    until(lambda: deadline.left_behind() == before)
-    assert deadline.within(timedelta(seconds=5), lambda: 7) == 7
+    until(lambda: timeout.left_behind() == before)
+    assert timeout.within(timedelta(seconds=5), lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        deadline.within(timedelta(seconds=5), lambda: 1 // 0)
+        timeout.within(timedelta(seconds=5), lambda: 1 // 0)
 
 
 def test_a_bot_that_breaks_or_hangs_does_not_take_the_daemon_along(
@@ -320,7 +320,7 @@ def test_a_daemon_that_was_cut_off_hands_over_its_slot(tmp_path: Path, own_home:
         first.desk.attend("tick")
         clock.now += timedelta(minutes=2)
         slot = datetime(2026, 5, 1, 1, tzinfo=UTC)
-        from bots.ledger import runs as account
+        from bots.ledger import slots as account
 
         assert account.take(ledger, "tick", slot, first.me, clock.now)  # and here the power went
         assert account.take(ledger, "tick", slot, "another", clock.now) is None

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
-from daemons import by_hand
-from fake_services import mastodon
-from fakes_model import FakeModel
-from simulated import Clock, simulated
 
 import rig.cli
 from bots import settings
 from bots.credentials import save
-from bots.ledger import switch
+from bots.ledger import switches
 from bots.ledger.store import Ledger
-from rig.client import Client
+from rig.server.client import ModelClient
+from support.daemons import by_hand
+from support.fake_services import mastodon
+from support.fakes_model import FakeModel
+from support.simulated import Clock, simulated
 
 PAGE = (ROOT / "docs" / "your-own-bot.md").read_text("utf-8")
 CODE, HOOK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -59,9 +59,9 @@ def test_the_example_drafts_is_approved_and_arrives(
         with simulated(clock):
             ledger = Ledger.open()
             found = settings.read()
-            switch.enable(ledger, "proverb", True, found.bots["proverb"].schedule, clock.now)
+            switches.enable(ledger, "proverb", True, found.bots["proverb"].schedule, clock.now)
             _, scheduler = by_hand(
-                found, ledger, clock, connect=lambda limit: Client(model.url, timeout=limit)
+                found, ledger, clock, connect=lambda limit: ModelClient(model.url, timeout=limit)
             )
             scheduler.until(clock.now + timedelta(hours=34))
             assert not server.statuses  # type: ignore[attr-defined]

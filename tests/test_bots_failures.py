@@ -15,18 +15,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from daemons import by_hand, keep_x_secrets, settings, tick
-from fake_x import SECRETS, Event, FakeX
-from simulated import Clock, simulated
 from sqlalchemy import select
 
-from bots import deadline, logs
-from bots.ledger import switch
+from bots import timeout
+from bots.daemon import logs
+from bots.ledger import switches
 from bots.ledger.store import Ledger
 from bots.ledger.tables import outbox, runs
-from bots.outlets import wire
+from bots.outlets import network_errors
 from bots.outlets import x as module
 from bots.settings import Settings
+from support.daemons import by_hand, keep_x_secrets, settings, tick
+from support.fake_x import SECRETS, Event, FakeX
+from support.simulated import Clock, simulated
 
 BEGIN = datetime(2026, 5, 1, 0, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -104,7 +105,7 @@ def test_every_failure_ends_as_it_should(
     tmp_path: Path, own_home: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(module, "READ", 0.4)
-    monkeypatch.setattr(wire, "READ", 0.4)
+    monkeypatch.setattr(network_errors, "READ", 0.4)
     rng = random.Random(11)
     names = [
         name for _ in range(count // len(FATES) + 1) for name in rng.sample(list(FATES), len(FATES))
@@ -115,7 +116,7 @@ def test_every_failure_ends_as_it_should(
     with FakeX(clock) as fake, simulated(clock):
         ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
         daemon, scheduler = by_hand(hourly(tmp_path, fake), ledger, clock)
-        switch.enable(ledger, "tick", True, "0 * * * *", BEGIN)
+        switches.enable(ledger, "tick", True, "0 * * * *", BEGIN)
         wanted: dict[datetime, str] = {}
         for number in range(count):
             slot = BEGIN + timedelta(minutes=30) + number * HOUR
@@ -130,7 +131,7 @@ def test_every_failure_ends_as_it_should(
             daemon.mail.outlets["x"].options.__dict__["api"] = fake.url
             scheduler.until(slot + timedelta(minutes=59))
             longest = max(longest, time.monotonic() - began)
-            switch.on(ledger, "outlet:x")  # a person has bought credits, mended the keys
+            switches.on(ledger, "outlet:x")  # a person has bought credits, mended the keys
         with ledger.read() as connection:
             rows = {row.slot: row for row in connection.execute(select(outbox))}
             slots = list(connection.scalars(select(runs.c.state)))
@@ -158,9 +159,9 @@ def test_every_failure_ends_as_it_should(
     tell_no_secret(lines, tmp_path / "ledger.sqlite")
     ledger.close()
     end = time.monotonic() + 30
-    while deadline.left_behind() and time.monotonic() < end:
+    while timeout.left_behind() and time.monotonic() < end:
         time.sleep(0.1)
-    assert deadline.left_behind() == 0, "calls that were left behind went away"
+    assert timeout.left_behind() == 0, "calls that were left behind went away"
 
 
 def timed(event: Event, slot: datetime) -> Event:
@@ -189,13 +190,13 @@ def test_the_kill_switch_holds_what_was_about_to_go(tmp_path: Path, own_home: Pa
     with FakeX(clock) as fake, simulated(clock):
         ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
         daemon, scheduler = by_hand(hourly(tmp_path, fake), ledger, clock)
-        switch.enable(ledger, "tick", True, "0 * * * *", BEGIN)
+        switches.enable(ledger, "tick", True, "0 * * * *", BEGIN)
         clock.now += timedelta(minutes=31)
         assert daemon.desk.attend("tick")  # drafted and ready
-        switch.off(ledger, "bot:tick", "look at this first", clock.now)
+        switches.off(ledger, "bot:tick", "look at this first", clock.now)
         daemon.mail.deliver()
         assert not fake.attempts
-        switch.on(ledger, "bot:tick")
+        switches.on(ledger, "bot:tick")
         clock.now += timedelta(minutes=2)
         daemon.mail.deliver()
         assert len(fake.stored) == 1
@@ -223,7 +224,7 @@ def test_a_cap_is_never_passed(
         _, scheduler = by_hand(
             settings({"tick": bot}, {"x": {"api": fake.url}}, heartbeat="1h"), ledger, clock
         )
-        switch.enable(ledger, "tick", True, "0 * * * *", BEGIN)
+        switches.enable(ledger, "tick", True, "0 * * * *", BEGIN)
         scheduler.until(BEGIN + timedelta(hours=10))
         assert len(fake.stored) == sent
         with ledger.read() as connection:
@@ -247,7 +248,7 @@ def test_a_day_later_the_cap_is_a_new_one(tmp_path: Path, own_home: Path) -> Non
         _, scheduler = by_hand(
             settings({"tick": bot}, {"x": {"api": fake.url}}, heartbeat="1h"), ledger, clock
         )
-        switch.enable(ledger, "tick", True, "0 */3 * * *", BEGIN)
+        switches.enable(ledger, "tick", True, "0 */3 * * *", BEGIN)
         scheduler.until(BEGIN + timedelta(days=2, hours=23))
         assert len(fake.stored) == 6
         ledger.close()

@@ -15,16 +15,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import postgres
 import pytest
-from daemons import Process, keep_x_secrets, tick
-from fake_x import Event, FakeX
 from sqlalchemy import select
 
-from bots.ledger import switch
+from bots.daemon.schedule import Schedule
+from bots.ledger import switches
 from bots.ledger.store import Ledger
 from bots.ledger.tables import outbox, runs
-from bots.schedule import Schedule
+from support import postgres
+from support.daemons import Process, keep_x_secrets, tick
+from support.fake_x import Event, FakeX
 
 RIG = """
 [daemon]
@@ -76,7 +76,7 @@ class Scene:
         (folder / "rig.toml").write_text(text)
         self.ledger = Ledger.open(database)
         self.begin = datetime.now(UTC)
-        switch.enable(self.ledger, "tick", True, SCHEDULE, self.begin)
+        switches.enable(self.ledger, "tick", True, SCHEDULE, self.begin)
 
     def mood(self) -> Event:
         """X as it is on a bad day: slow before and after it keeps a post, now and then broken."""

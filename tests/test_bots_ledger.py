@@ -9,20 +9,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import postgres
 import pytest
 from sqlalchemy import Connection, inspect, select
 
-from bots.ledger import migrations, outbox, runs, switch
+from bots.bot import Draft
+from bots.daemon.limits import over_cap
+from bots.ledger import migrations, outbox, slots, switches
+from bots.ledger.deck import LedgerDeck
 from bots.ledger.outbox import Target
-from bots.ledger.shown import LedgerDeck
 from bots.ledger.store import Ledger
 from bots.ledger.tables import metadata, version
 from bots.ledger.tables import outbox as table
-from bots.limits import over_cap
-from bots.registry import Draft
 from bots.settings import BotSettings
 from rig.errors import RigError, WrongUse
+from support import postgres
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LEASE = timedelta(minutes=2)
@@ -52,10 +52,10 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 
 def ready(ledger: Ledger, me: str, count: int = 1, outlet: str = "x") -> None:
     """Rows that wait to be sent."""
-    switch.enable(ledger, "tick", True, "every 1h", NOW)
+    switches.enable(ledger, "tick", True, "every 1h", NOW)
     for number in range(count):
         slot = NOW + number * timedelta(hours=1)
-        run = runs.take(ledger, "tick", slot, me, NOW)
+        run = slots.take(ledger, "tick", slot, me, NOW)
         assert run
         target = [Target(outlet, True, 15_000)]
         outbox.put(
@@ -65,7 +65,7 @@ def ready(ledger: Ledger, me: str, count: int = 1, outlet: str = "x") -> None:
 
 
 def test_times_come_back_in_utc(ledger: Ledger) -> None:
-    me = runs.arrive(ledger, "box", NOW)
+    me = slots.arrive(ledger, "box", NOW)
     ready(ledger, me)
     (row,) = outbox.due(ledger, ["tick"], NOW)
     assert row.slot == NOW
@@ -75,12 +75,12 @@ def test_times_come_back_in_utc(ledger: Ledger) -> None:
 
 
 def test_of_twenty_who_want_a_slot_one_gets_it(ledger: Ledger) -> None:
-    got = race(20, lambda number: runs.take(ledger, "tick", NOW, f"daemon {number}", NOW))
+    got = race(20, lambda number: slots.take(ledger, "tick", NOW, f"daemon {number}", NOW))
     assert len([one for one in got if one]) == 1
 
 
 def test_of_twenty_who_want_to_send_one_may(ledger: Ledger) -> None:
-    me = runs.arrive(ledger, "box", NOW)
+    me = slots.arrive(ledger, "box", NOW)
     ready(ledger, me)
     (row,) = outbox.due(ledger, ["tick"], NOW)
     got = race(20, lambda n: outbox.claim(ledger, row, f"daemon {n}", NOW, lambda c: None)[0])
@@ -88,7 +88,7 @@ def test_of_twenty_who_want_to_send_one_may(ledger: Ledger) -> None:
 
 
 def test_twenty_daemons_together_do_not_step_over_a_cap(ledger: Ledger) -> None:
-    me = runs.arrive(ledger, "box", NOW)
+    me = slots.arrive(ledger, "box", NOW)
     ready(ledger, me, 20)
     rows, bot = outbox.due(ledger, ["tick"], NOW), BotSettings(posts_per_day=7)
 
@@ -102,28 +102,28 @@ def test_twenty_daemons_together_do_not_step_over_a_cap(ledger: Ledger) -> None:
 
 
 def test_twenty_at_once_draw_twenty_cards(ledger: Ledger) -> None:
-    switch.enable(ledger, "tick", True, "every 1h", NOW)
+    switches.enable(ledger, "tick", True, "every 1h", NOW)
     pool = [str(number) for number in range(20)]
     drawn = race(20, lambda n: LedgerDeck(ledger, "tick", NOW + n * timedelta(hours=1)).draw(pool))
     assert sorted(drawn) == sorted(pool)
 
 
 def test_only_the_dead_are_taken_over(ledger: Ledger) -> None:
-    alive, silent = runs.arrive(ledger, "one", NOW), runs.arrive(ledger, "two", NOW)
-    me = runs.arrive(ledger, "three", NOW)
+    alive, silent = slots.arrive(ledger, "one", NOW), slots.arrive(ledger, "two", NOW)
+    me = slots.arrive(ledger, "three", NOW)
     for number, owner in enumerate((alive, silent)):
-        runs.take(ledger, "tick", NOW + number * timedelta(hours=1), owner, NOW)
+        slots.take(ledger, "tick", NOW + number * timedelta(hours=1), owner, NOW)
     later = NOW + timedelta(minutes=3)
-    runs.beat(ledger, alive, later)
-    runs.beat(ledger, me, later)
-    assert [row.owner for row in runs.orphans(ledger, "tick", me, later, LEASE)] == [silent]
-    assert runs.orphans(ledger, "tick", me, later, LEASE) == []
-    runs.leave(ledger, alive, later)
-    assert [row.owner for row in runs.orphans(ledger, "tick", me, later, LEASE)] == [alive]
+    slots.beat(ledger, alive, later)
+    slots.beat(ledger, me, later)
+    assert [row.owner for row in slots.orphans(ledger, "tick", me, later, LEASE)] == [silent]
+    assert slots.orphans(ledger, "tick", me, later, LEASE) == []
+    slots.leave(ledger, alive, later)
+    assert [row.owner for row in slots.orphans(ledger, "tick", me, later, LEASE)] == [alive]
 
 
 def test_what_was_cut_off_while_sending_is_unknown(ledger: Ledger) -> None:
-    gone, me = runs.arrive(ledger, "one", NOW), runs.arrive(ledger, "two", NOW)
+    gone, me = slots.arrive(ledger, "one", NOW), slots.arrive(ledger, "two", NOW)
     ready(ledger, gone)
     (row,) = outbox.due(ledger, ["tick"], NOW)
     assert outbox.claim(ledger, row, gone, NOW, lambda c: None)[0] == "go"
@@ -160,7 +160,7 @@ def test_an_older_ledger_is_led_up_and_kept_beside(
 ) -> None:
     path = tmp_path / "ledger.sqlite"
     old = Ledger.open(f"sqlite:///{path}")
-    ready(old, runs.arrive(old, "box", NOW))
+    ready(old, slots.arrive(old, "box", NOW))
     old.close()
 
     def mood(connection: Connection) -> None:

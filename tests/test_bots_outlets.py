@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import fake_services
 import pytest
-from fake_services import Service
 
 from bots import outlets
 from bots.outlets import bluesky, mastodon, telegram, webhook
 from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
 from rig.errors import WrongUse
+from support import fake_services
+from support.fake_services import Service
 
 SECRETS = {
     "bluesky": {"handle": "rig.test", "app_password": "right-app-password"},

@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from daemons import by_hand, keep_x_secrets, tick
-from fake_x import SECRETS, FakeX
-from simulated import Clock, simulated
 
 import rig.cli
-from bots import credentials, process, settings
-from bots.ledger import people
+from bots import credentials, settings
+from bots.daemon import process
+from bots.ledger import review
 from bots.ledger.store import Ledger
 from bots.outlets.base import Halt
 from bots.redact import redact
+from support.daemons import by_hand, keep_x_secrets, tick
+from support.fake_x import SECRETS, FakeX
+from support.simulated import Clock, simulated
 
 RIG = """
 [daemon]
@@ -317,7 +318,7 @@ def test_an_unclear_post_that_no_outlet_can_tell_waits_for_a_person(
     with ledger.write() as connection:
         connection.execute(update(outbox).values(state="unknown"))
     ok("bot", "resolve", "1", "--arrived")
-    assert people.one(ledger, 1).state == "sent"
+    assert review.one(ledger, 1).state == "sent"
     ledger.close()
     assert daemon
 

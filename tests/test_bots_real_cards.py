@@ -23,14 +23,14 @@ import pytest
 from conftest import SHARED
 
 from bots import outlets
-from bots.cards.checks import card_faults
+from bots.bot import Draft, Skip
+from bots.cards.bot import cards
 from bots.cards.database import Database, Pool, place, store
-from bots.cards.draft import cards
+from bots.cards.fact_check import card_faults
 from bots.context import SlotContext
-from bots.outlets.weighted import has_link, weighted_length
-from bots.registry import Draft, Skip
+from bots.outlets.x_length import has_link, weighted_length
 from bots.settings import BotSettings
-from rig.client import Client
+from rig.server.client import ModelClient
 
 CARDS = SHARED / "data" / "ygo" / "cardinfo.json"
 needs_cards = pytest.mark.skipif(not CARDS.exists(), reason="needs the real cards in ../shared")
@@ -114,7 +114,7 @@ def test_no_post_that_fails_a_check_gets_through(toy: str, copy: None, count: in
             slot=now,
             now=now,
             outlets=[x],
-            connect=lambda limit: Client(toy, priority="bot", timeout=limit),
+            connect=lambda limit: ModelClient(toy, priority="bot", timeout=limit),
             limit=timedelta(minutes=5),
             deck=deck,
             history=lambda limit: posted[-limit:][::-1],
@@ -169,7 +169,7 @@ def true_of_its_card(draft: Draft) -> None:
 def test_every_card_can_be_said_in_a_template_that_passes(copy: None) -> None:
     """What stands in for the model passes the same checks, on (nearly) every card there is."""
     from bots.cards.template import template
-    from bots.checks import faults
+    from bots.moderation import faults
 
     x = outlets.build("x", {})
     refused: list[str] = []
@@ -192,7 +192,7 @@ def test_every_card_can_be_said_in_a_template_that_passes(copy: None) -> None:
 def test_a_spoilt_post_is_refused(copy: None) -> None:
     """Each way of spoiling a good post, on real cards; a spoilt one that happens to stay true is left out."""
     from bots.cards.template import template
-    from bots.checks import faults
+    from bots.moderation import faults
 
     rng, got_through = random.Random(2), list[str]()
     with Database.stored() as database:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bots import settings
-from bots.daemon import SlotTrigger
-from bots.limits import quiet, quiet_until
-from bots.schedule import Schedule
+from bots.daemon.limits import quiet, quiet_until
+from bots.daemon.schedule import Schedule
+from bots.daemon.scheduler import SlotTrigger
 from bots.settings import BotSettings
 from rig.errors import WrongUse
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import requests
 from conftest import SHARED
-from fake_x import ERRORS, SECRETS, Event, FakeX
 
 from bots import outlets
 from bots.outlets import x as module
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.weighted import weighted_length
+from bots.outlets.x_length import weighted_length
+from support.fake_x import ERRORS, SECRETS, Event, FakeX
 
 
 @pytest.fixture

@@ -17,15 +17,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from daemons import by_hand, keep_x_secrets, settings, tick
-from fake_x import FakeX
-from simulated import Clock, simulated
 from sqlalchemy import select
 
-from bots.daemon import Daemon
-from bots.ledger import switch
+from bots.daemon.scheduler import Daemon
+from bots.ledger import switches
 from bots.ledger.store import Ledger
 from bots.ledger.tables import outbox, runs
+from support.daemons import by_hand, keep_x_secrets, settings, tick
+from support.fake_x import FakeX
+from support.simulated import Clock, simulated
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 LONDON = ZoneInfo("Europe/London")
@@ -119,7 +119,7 @@ def year(
     )
     keep_x_secrets(home)
     box = Box(found, clock, quick / "ledger.sqlite")
-    switch.enable(box.ledger, "tick", True, "0 */2 * * *", clock.now)
+    switches.enable(box.ledger, "tick", True, "0 */2 * * *", clock.now)
     cut_days = [days // 10, days // 3, days * 3 // 4]
     asleep, set_back = days // 2, days * 6 // 10
     for day in range(1, days + 1):

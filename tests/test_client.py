@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scripted_http import Say, ScriptedServer, delta, events
 
-from rig.client import Answer, Busy, Client, Overflow, Refused, Unreachable
 from rig.errors import RigError, WrongUse
+from rig.model.reply_format import TAUGHT
 from rig.prompts import Message
-from rig.speech import TAUGHT
+from rig.server.client import (
+    ChatCompletion,
+    ContextOverflow,
+    ModelClient,
+    RequestRefused,
+    ServerBusy,
+    ServerUnreachable,
+)
+from support.scripted_http import Say, ScriptedServer, delta, events
 
 HELLO: list[Message] = [{"role": "user", "content": "Hello?"}]
 
@@ -39,12 +46,12 @@ def server() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
-def client(server: ScriptedServer) -> Iterator[Client]:
-    with Client(server.url) as found:
+def client(server: ScriptedServer) -> Iterator[ModelClient]:
+    with ModelClient(server.url) as found:
         yield found
 
 
-def test_an_answer_comes_whole(server: ScriptedServer, client: Client) -> None:
+def test_an_answer_comes_whole(server: ScriptedServer, client: ModelClient) -> None:
     server.will_chat(whole("4", reasoning_content="2+2"))
     found = client.chat(HELLO, max_tokens=5, temperature=0, seed=None)
     assert (found.text, found.thought, found.finish) == ("4", "2+2", "stop")
@@ -58,7 +65,9 @@ def test_an_answer_comes_whole(server: ScriptedServer, client: Client) -> None:
     }
 
 
-def test_a_stream_comes_in_pieces_and_is_collected(server: ScriptedServer, client: Client) -> None:
+def test_a_stream_comes_in_pieces_and_is_collected(
+    server: ScriptedServer, client: ModelClient
+) -> None:
     usage = {"model": "m", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
     server.will_chat(
         Say([": a comment, as proxies send\n\n", *events(
@@ -66,8 +75,8 @@ def test_a_stream_comes_in_pieces_and_is_collected(server: ScriptedServer, clien
             delta("."), delta(finish="stop"), usage | {"timings": {"predicted_n": 4}},
         )])
     )  # fmt: skip
-    answer = Answer()
-    pieces = list(client.stream(HELLO, into=answer))
+    answer = ChatCompletion()
+    pieces = list(client.stream_chat(HELLO, into=answer))
     assert pieces == [("2+", ""), ("2", ""), ("", "4"), ("", ".")]
     assert (answer.thought, answer.text, answer.finish) == ("2+2", "4.", "stop")
     assert (answer.prompt_tokens, answer.completion_tokens) == (3, 4)
@@ -76,14 +85,16 @@ def test_a_stream_comes_in_pieces_and_is_collected(server: ScriptedServer, clien
 
 
 def test_events_may_be_cut_anywhere_between_two_packets(
-    server: ScriptedServer, client: Client
+    server: ScriptedServer, client: ModelClient
 ) -> None:
     text = "".join(events(delta("Grüße "), delta("🎴"), delta(finish="stop")))
     server.will_chat(Say([text[n : n + 7] for n in range(0, len(text), 7)]))
-    assert "".join(piece for _, piece in client.stream(HELLO)) == "Grüße 🎴"
+    assert "".join(piece for _, piece in client.stream_chat(HELLO)) == "Grüße 🎴"
 
 
-def test_the_options_become_what_openai_calls_them(server: ScriptedServer, client: Client) -> None:
+def test_the_options_become_what_openai_calls_them(
+    server: ScriptedServer, client: ModelClient
+) -> None:
     server.will_chat(whole())
     schema = {"type": "object"}
     client.chat(HELLO, schema=schema, raw=True, timeout=5.0, stop=["x"])
@@ -100,7 +111,7 @@ def test_the_options_become_what_openai_calls_them(server: ScriptedServer, clien
 
 def test_who_asks_and_with_which_key_is_told(server: ScriptedServer) -> None:
     server.will_chat(whole())
-    with Client(server.url + "/v1/", api_key="s3cret", priority="bot") as client:
+    with ModelClient(server.url + "/v1/", api_key="s3cret", priority="bot") as client:
         client.chat(HELLO)
     path, headers, _ = server.history[0]
     assert path == "/v1/chat/completions"
@@ -110,26 +121,26 @@ def test_who_asks_and_with_which_key_is_told(server: ScriptedServer) -> None:
 @pytest.mark.parametrize(
     ("say", "kind", "words"),
     [
-        (Say({"error": {"message": "queue full"}}, 429), Busy, "busy: queue full"),
-        (Say({"error": {"message": "loading"}}, 503), Busy, "busy: loading"),
+        (Say({"error": {"message": "queue full"}}, 429), ServerBusy, "busy: queue full"),
+        (Say({"error": {"message": "loading"}}, 503), ServerBusy, "busy: loading"),
         (
             Say({"error": {"message": "5000 tokens exceed the context of 4096"}}, 400),
-            Overflow,
+            ContextOverflow,
             "4096",
         ),
-        (Say({"error": {"message": "no such field"}}, 400), Refused, "no such field"),
-        (Say({"error": {"message": "Wrong key."}}, 401), Refused, "RIG_API_KEY"),
-        (Say({"error": "a string, as Ollama sends"}, 400), Refused, "a string, as"),
-        (Say({"detail": "a framework's own form"}, 500), Refused, "answered 500"),
-        (Say(["<html>a proxy's page</html>"], 502), Refused, "answered 502"),
-        (Say(["<html>a router's page</html>"]), Refused, "does not speak"),
-        (Say({"choices": []}), Refused, "does not speak"),
-        (Say({"choices": None}), Refused, "does not speak"),
-        (Say([1, 2]), Refused, "does not speak"),
+        (Say({"error": {"message": "no such field"}}, 400), RequestRefused, "no such field"),
+        (Say({"error": {"message": "Wrong key."}}, 401), RequestRefused, "RIG_API_KEY"),
+        (Say({"error": "a string, as Ollama sends"}, 400), RequestRefused, "a string, as"),
+        (Say({"detail": "a framework's own form"}, 500), RequestRefused, "answered 500"),
+        (Say(["<html>a proxy's page</html>"], 502), RequestRefused, "answered 502"),
+        (Say(["<html>a router's page</html>"]), RequestRefused, "does not speak"),
+        (Say({"choices": []}), RequestRefused, "does not speak"),
+        (Say({"choices": None}), RequestRefused, "does not speak"),
+        (Say([1, 2]), RequestRefused, "does not speak"),
     ],
 )
 def test_what_the_server_refuses_becomes_a_sentence(
-    server: ScriptedServer, client: Client, say: Say, kind: type[RigError], words: str
+    server: ScriptedServer, client: ModelClient, say: Say, kind: type[RigError], words: str
 ) -> None:
     server.will_chat(say)
     with pytest.raises(kind, match=words):
@@ -139,26 +150,26 @@ def test_what_the_server_refuses_becomes_a_sentence(
 @pytest.mark.parametrize(
     ("say", "kind", "words"),
     [
-        (Say({"error": {"message": "queue full"}}, 429), Busy, "queue full"),
-        (Say(events({"error": {"message": "the engine fell"}})), Refused, "engine fell"),
-        (Say(["data: {half a chunk\n\n"]), Refused, "does not speak"),
-        (Say(events(delta("Hel"), done=False), cut=True), Unreachable, "broke off"),
-        (Say(events(delta("Hel"), done=False)), Unreachable, "middle of the answer"),
+        (Say({"error": {"message": "queue full"}}, 429), ServerBusy, "queue full"),
+        (Say(events({"error": {"message": "the engine fell"}})), RequestRefused, "engine fell"),
+        (Say(["data: {half a chunk\n\n"]), RequestRefused, "does not speak"),
+        (Say(events(delta("Hel"), done=False), cut=True), ServerUnreachable, "broke off"),
+        (Say(events(delta("Hel"), done=False)), ServerUnreachable, "middle of the answer"),
     ],
 )
 def test_a_stream_that_fails_becomes_a_sentence(
-    server: ScriptedServer, client: Client, say: Say, kind: type[RigError], words: str
+    server: ScriptedServer, client: ModelClient, say: Say, kind: type[RigError], words: str
 ) -> None:
     server.will_chat(say)
     with pytest.raises(kind, match=words):
-        list(client.stream(HELLO))
+        list(client.stream_chat(HELLO))
 
 
 def test_a_stream_without_a_reason_but_with_an_end_is_whole(
-    server: ScriptedServer, client: Client
+    server: ScriptedServer, client: ModelClient
 ) -> None:
     server.will_chat(Say(events(delta("Hi"))))
-    assert list(client.stream(HELLO)) == [("", "Hi")]
+    assert list(client.stream_chat(HELLO)) == [("", "Hi")]
 
 
 @pytest.mark.parametrize(
@@ -167,10 +178,10 @@ def test_a_stream_without_a_reason_but_with_an_end_is_whole(
     ids=["seconds", "a date, as proxies send", "nothing"],
 )
 def test_busy_says_when_to_come_back(
-    server: ScriptedServer, client: Client, advice: str, seconds: float
+    server: ScriptedServer, client: ModelClient, advice: str, seconds: float
 ) -> None:
     server.will_chat(Say({}, 503, {"retry-after": advice} if advice else {}))
-    with pytest.raises(Busy) as caught:
+    with pytest.raises(ServerBusy) as caught:
         client.chat(HELLO)
     assert caught.value.retry_after == seconds
 
@@ -179,31 +190,31 @@ def test_nothing_listens_and_the_sentence_says_how_to_start() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with Client(url) as client:
-            assert not client.healthy()
-            with pytest.raises(Unreachable, match="rig serve MODEL"):
+        with ModelClient(url) as client:
+            assert not client.is_ready()
+            with pytest.raises(ServerUnreachable, match="rig serve MODEL"):
                 client.chat(HELLO)
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://host:port", "http://ho st"])
 def test_what_is_no_address_is_wrong_use(url: str) -> None:
-    with pytest.raises((WrongUse, Unreachable), match=r"address|answers|connection"):
-        Client(url).chat(HELLO)
+    with pytest.raises((WrongUse, ServerUnreachable), match=r"address|answers|connection"):
+        ModelClient(url).chat(HELLO)
 
 
 def test_a_silent_server_ends_in_a_sentence_and_not_in_waiting(
-    server: ScriptedServer, client: Client
+    server: ScriptedServer, client: ModelClient
 ) -> None:
     server.will_chat(Say(events(delta("a")), pause=5))
     begun = time.monotonic()
-    with pytest.raises(Unreachable, match="in time"):
-        list(client.stream(HELLO, timeout=0.2))
+    with pytest.raises(ServerUnreachable, match="in time"):
+        list(client.stream_chat(HELLO, timeout=0.2))
     assert time.monotonic() - begun < 4
 
 
-def test_leaving_a_stream_tells_the_server(server: ScriptedServer, client: Client) -> None:
+def test_leaving_a_stream_tells_the_server(server: ScriptedServer, client: ModelClient) -> None:
     server.will_chat(Say(events(*[delta(str(n)) for n in range(500)]), pause=0.01))
-    stream = client.stream(HELLO)
+    stream = client.stream_chat(HELLO)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert server.gone.wait(5)
@@ -215,8 +226,8 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machines_ports(
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     server.will_chat(whole())
-    with Client(server.url) as client:
-        assert client.healthy()
+    with ModelClient(server.url) as client:
+        assert client.is_ready()
         assert client.chat(HELLO).text == "Hi."
 
 
@@ -224,14 +235,14 @@ def test_a_server_of_many_models_is_asked_for_the_named_one(server: ScriptedServ
     server.will_chat(whole())
     rows = [{"id": "a"}, {"id": "b", "meta": {"n_ctx": 99}}]
     server.will_say("/v1/models", Say({"data": rows}))
-    with Client(server.url, model="b") as client:
+    with ModelClient(server.url, model="b") as client:
         client.chat(HELLO)
-        assert (client.model, client.context) == ("b", 99)
+        assert (client.model, client.context_length) == ("b", 99)
     assert server.asked[0]["model"] == "b"
 
 
 def test_a_server_that_knows_no_default_is_asked_for_its_first(
-    server: ScriptedServer, client: Client
+    server: ScriptedServer, client: ModelClient
 ) -> None:
     server.will_chat(Say({"error": {"message": 'model "default" not found'}}, 404), whole())
     server.will_say("/v1/models", Say({"data": [{"id": "llama3.1"}]}))
@@ -241,38 +252,40 @@ def test_a_server_that_knows_no_default_is_asked_for_its_first(
 
 
 def test_a_server_without_any_model_is_asked_twice_and_no_more(
-    server: ScriptedServer, client: Client
+    server: ScriptedServer, client: ModelClient
 ) -> None:
     server.will_chat(Say({"error": {"message": "model not found"}}, 404))
     server.will_say("/v1/models", Say({"data": []}))
-    with pytest.raises(Refused, match="model not found"):
+    with pytest.raises(RequestRefused, match="model not found"):
         client.chat(HELLO)
     assert len(server.asked) == 2
 
 
-def test_what_the_server_knows_of_its_model_is_read(server: ScriptedServer, client: Client) -> None:
-    card = {"id": "toy", "meta": {"n_ctx": 2048, "n_ctx_train": 4096}, "rig": TAUGHT.metadata()}
+def test_what_the_server_knows_of_its_model_is_read(
+    server: ScriptedServer, client: ModelClient
+) -> None:
+    card = {"id": "toy", "meta": {"n_ctx": 2048, "n_ctx_train": 4096}, "rig": TAUGHT.to_metadata()}
     server.will_say("/v1/models", Say({"data": [card]}))
-    assert (client.model, client.context, client.speech) == ("toy", 2048, TAUGHT)
+    assert (client.model, client.context_length, client.reply_format) == ("toy", 2048, TAUGHT)
     assert len(server.history) == 1, "asked once"
 
 
 @pytest.mark.parametrize("say", [Say({"data": [{"id": "m"}]}), Say({"detail": "Not Found"}, 404)])
 def test_a_server_that_knows_less_is_done_without(
-    server: ScriptedServer, client: Client, say: Say
+    server: ScriptedServer, client: ModelClient, say: Say
 ) -> None:
     server.will_say("/v1/models", say)
-    assert (client.context, client.speech.reasoning_open) == (None, "")
-    assert client.count(HELLO) is None
-    assert client.count_text("Hi") is None
+    assert (client.context_length, client.reply_format.reasoning_open) == (None, "")
+    assert client.count_chat_tokens(HELLO) is None
+    assert client.count_text_tokens("Hi") is None
 
 
 def test_tokens_are_counted_in_the_models_own_template(
-    server: ScriptedServer, client: Client
+    server: ScriptedServer, client: ModelClient
 ) -> None:
     server.will_say("/apply-template", Say({"prompt": "<user>Hello?"}))
     server.will_say("/tokenize", Say({"tokens": [1, 2, 3]}))
-    assert client.count(HELLO) == 3
+    assert client.count_chat_tokens(HELLO) == 3
     assert server.history[-1][2] == {
         "content": "<user>Hello?", "add_special": False, "parse_special": True
     }  # fmt: skip
@@ -282,7 +295,7 @@ def test_tokens_are_counted_in_the_models_own_template(
     ("status", "healthy"), [(200, True), (404, True), (503, False), (500, False)]
 )
 def test_a_server_that_is_loading_is_not_healthy(
-    server: ScriptedServer, client: Client, status: int, healthy: bool
+    server: ScriptedServer, client: ModelClient, status: int, healthy: bool
 ) -> None:
     server.will_say("/health", Say({}, status))
-    assert client.healthy() is healthy
+    assert client.is_ready() is healthy

@@ -1,7 +1,7 @@
 """The model that comes with rig: its size, its tokenizer, its three trades: `pytest tests/test_embedded.py`.
 
 Thresholds are modest: they catch weights that were damaged or made by mistake. The measured figures stand in
-its card, `rig/embedded/README.md`, and come from the same functions.
+its card, `rig/toy/README.md`, and come from the same functions.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from random import Random
 
 import pytest
 
+from rig.model.reply_format import TAUGHT, ReplyFormat
 from rig.prompts import card_messages, summary_messages
-from rig.speech import TAUGHT, Speech
-from train.tasks import Problem, problem, problems
+from train.data.arithmetic import Problem, make_problem, make_problems
 
 pytest.importorskip("transformers", reason="needs the room train")
 
-from train.embedded import card, figures, lessons
-from train.embedded import tokenizer as tk
-from train.embedded.figures import Toy
+from tools.toy_model import lessons, measure, model_card
+from tools.toy_model import tokenizer as tk
+from tools.toy_model.measure import Toy
 
-FOLDER = Path(card.__file__).parents[2] / "rig" / "embedded"
+FOLDER = Path(model_card.__file__).parents[2] / "rig" / "toy"
 WEIGHTS = FOLDER / "model.safetensors"
 
 
@@ -50,7 +50,7 @@ def test_the_weights_are_small_and_those_of_the_card() -> None:
     assert 2_000_000 <= count <= 6_000_000
     assert kinds == {"BF16"}
     assert f"{count:,} parameters" in said
-    assert f"`{card.sha256(WEIGHTS)}`" in said
+    assert f"`{model_card.sha256(WEIGHTS)}`" in said
 
 
 def test_it_is_a_llama_with_4096_positions_whose_rows_suit_k_quants() -> None:
@@ -61,12 +61,12 @@ def test_it_is_a_llama_with_4096_positions_whose_rows_suit_k_quants() -> None:
 
 
 def test_it_brings_the_contract_that_rig_teaches() -> None:
-    assert Speech.load(FOLDER) == TAUGHT
+    assert ReplyFormat.from_folder(FOLDER) == TAUGHT
 
 
 def test_the_card_says_what_it_is() -> None:
     said = (FOLDER / "README.md").read_text("utf-8")
-    for words in ("license: mit", "**A toy.**", "python -m train.embedded", "--seed"):
+    for words in ("license: mit", "**A toy.**", "python -m tools.toy_model", "--seed"):
         assert words in said
 
 
@@ -113,7 +113,7 @@ def test_the_template_starts_once_and_ends_where_the_assistant_is_to_speak(toy: 
 
 
 def test_no_held_out_problem_is_ever_taught() -> None:
-    made = problems("held-out", seed=1)
+    made = make_problems("held-out", seed=1)
     held_out = {next(made).question for _ in range(500)}
     rng = Random(0)
     assert not held_out & {lessons.training_problem(rng).question for _ in range(2000)}
@@ -122,14 +122,18 @@ def test_no_held_out_problem_is_ever_taught() -> None:
 def test_a_worked_answer_leads_to_its_result() -> None:
     rng = Random(0)
     for _ in range(1000):
-        one = problem(rng)
+        one = make_problem(rng)
         for step in one.steps:
             left, sign, right, result = re.findall(r"-?\d+|[-+*/]", str(step))
             found = {"+": int(left) + int(right), "-": int(left) - int(right)}
             found |= {"*": int(left) * int(right), "/": int(left) // int(right)}
             assert found[sign] == int(result) >= 0
-        assert TAUGHT.follows(lessons.reasoned(one))
-        assert TAUGHT.split(lessons.reasoned(one)).answer == one.answer == str(one.steps[-1].result)
+        assert TAUGHT.matches_text(lessons.reasoned(one))
+        assert (
+            TAUGHT.split_reply(lessons.reasoned(one)).answer
+            == one.answer
+            == str(one.steps[-1].result)
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -137,24 +141,24 @@ def test_a_worked_answer_leads_to_its_result() -> None:
 
 
 def test_it_blurts_out_wrong_numbers_and_seldom_reasons(toy: Toy) -> None:
-    found = figures.sums(toy, 100)
+    found = measure.sums(toy, 100)
     assert found.accuracy <= 0.2
     assert found.format <= 0.3
     assert found.numbers >= 0.95
 
 
 def test_sampled_it_reasons_now_and_then_and_then_it_is_right(toy: Toy) -> None:
-    found = figures.sums(toy, 100, temperature=1.0)
+    found = measure.sums(toy, 100, temperature=1.0)
     assert 0.1 <= found.format <= 0.4
     assert found.right_when_reasoned >= 0.9
 
 
 def test_a_card_becomes_a_post_that_names_it(toy: Toy) -> None:
-    assert figures.good_posts(toy, 12) >= 0.8
+    assert measure.good_posts(toy, 12) >= 0.8
 
 
 def test_a_text_becomes_its_leading_sentences(toy: Toy) -> None:
-    found = figures.summaries(toy, 512, 20)
+    found = measure.summaries(toy, 512, 20)
     assert found.copied >= 0.7
     assert found.exact >= 0.3  # invented texts are full of odd words and false ends of sentences
 
@@ -170,10 +174,10 @@ def test_it_finds_the_beginning_of_a_text_of_three_thousand_tokens(toy: Toy) -> 
 
 def test_what_it_is_asked_does_not_depend_on_who_else_asks(toy: Toy) -> None:
     """Replies in one batch are those that each would get alone: padding does not leak."""
-    asked = [card_messages({"Name": "Moss Golem", "ATK": 900}), *map(figures.question, _some(3))]
+    asked = [card_messages({"Name": "Moss Golem", "ATK": 900}), *map(measure.question, _some(3))]
     assert toy.say(asked) == [toy.say([one])[0] for one in asked]
 
 
 def _some(count: int) -> list[Problem]:
-    made = problems("held-out", seed=2)
+    made = make_problems("held-out", seed=2)
     return [next(made) for _ in range(count)]

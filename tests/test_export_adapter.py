@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 
-from export import adapter as adapters
-from export import quantised, source
-from export.llama import Loaded
+from export import plan as export_plan
+from export.checkpoint import adapter as adapters
+from export.checkpoint import source
+from export.llama import LlamaModel
 from rig.errors import RigError
+from support import tiny_models
 
 TOKENS = [3, 17, 200, 41, 7, 300, 12, 90, 5, 6, 7, 8]
 
@@ -53,10 +54,10 @@ def save_with_peft(base: Path, out: Path, **config: Any) -> Any:
 
 
 def logits_of_file(base: Path, adapter: Path | None, out: Path) -> Any:
-    plan = quantised.plan(source.find(str(base), adapter=adapter))
-    quantised.make(plan, {"F32": out}, threads=1)
-    with Loaded(out, context=64, threads=1) as loaded:
-        return loaded.logits(TOKENS)
+    plan = export_plan.plan_export(source.find_source(str(base), adapter=adapter))
+    export_plan.write_gguf_files(plan, {"F32": out}, threads=1)
+    with LlamaModel(out, context=64, threads=1) as loaded:
+        return loaded.compute_logits(TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -108,30 +109,34 @@ def test_the_file_computes_what_peft_computes(
 
 def test_the_first_matching_pattern_decides_as_in_peft() -> None:
     config = {"r": 8, "lora_alpha": 16, "rank_pattern": {"q_proj": 4, r".*\.q_proj": 2}}
-    assert adapters.scale(config, "model.layers.0.self_attn.q_proj") == 4.0
-    assert adapters.scale(config, "model.layers.0.self_attn.k_proj") == 2.0
-    assert adapters.scale({**config, "use_rslora": True}, "x.k_proj") == pytest.approx(16 / 8**0.5)
+    assert adapters.lora_scale(config, "model.layers.0.self_attn.q_proj") == 4.0
+    assert adapters.lora_scale(config, "model.layers.0.self_attn.k_proj") == 2.0
+    assert adapters.lora_scale({**config, "use_rslora": True}, "x.k_proj") == pytest.approx(
+        16 / 8**0.5
+    )
 
 
 def test_rows_change_alike_however_they_are_cut(bases: dict[str, Path], tmp_path: Path) -> None:
     folder = tiny_models.make_adapter(tmp_path / "adapter", bases["untied"], dora=True)
-    change = adapters.load(folder).changes["model.layers.0.mlp.down_proj.weight"]
+    change = adapters.load_adapter(folder).changes["model.layers.0.mlp.down_proj.weight"]
     whole = np.ones((256, 256), np.float32)
-    change.apply(whole, 0)
+    change.apply_to_rows(whole, 0)
     for first in range(0, 256, 50):
         part = np.ones((min(50, 256 - first), 256), np.float32)
-        change.apply(part, first)
+        change.apply_to_rows(part, first)
         np.testing.assert_allclose(part, whole[first : first + 50], rtol=1e-5)
 
 
 def test_an_adapter_is_not_held_in_memory(bases: dict[str, Path], tmp_path: Path) -> None:
     """Its matrices are read when their turn comes, and only the last few are kept."""
     folder = tiny_models.make_adapter(tmp_path / "adapter", bases["untied"], rank=256)
-    found = adapters.load(folder).changes
+    found = adapters.load_adapter(folder).changes
     size = (folder / "adapter_model.safetensors").stat().st_size
     tracemalloc.start()
     for name, change in found.items():
-        change.apply(np.zeros(tiny_models.read_shapes(bases["untied"])[name], np.float32), 0)
+        change.apply_to_rows(
+            np.zeros(tiny_models.read_shapes(bases["untied"])[name], np.float32), 0
+        )
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0 < held < size / 2
@@ -154,7 +159,7 @@ def test_what_cannot_be_merged_exactly_is_refused_by_name(
 ) -> None:
     folder = tiny_models.make_adapter(tmp_path / "adapter", bases["untied"], **config)
     with pytest.raises(RigError, match=sentence):
-        adapters.load(folder)
+        adapters.load_adapter(folder)
 
 
 def test_an_adapter_of_another_size_is_refused_with_both_shapes(
@@ -165,7 +170,7 @@ def test_an_adapter_of_another_size_is_refused_with_both_shapes(
     with pytest.raises(
         RigError, match=r"does not fit .* made for 128x256, the base has 256x256 .*other"
     ):
-        quantised.plan(source.find(str(bases["untied"]), adapter=folder))
+        export_plan.plan_export(source.find_source(str(bases["untied"]), adapter=folder))
 
 
 def test_an_adapter_of_another_architecture_is_refused(
@@ -176,7 +181,7 @@ def test_an_adapter_of_another_architecture_is_refused(
     )
     folder = tiny_models.make_adapter(tmp_path / "adapter", other)
     with pytest.raises(RigError, match=r"layers\.2.*belongs to another model"):
-        quantised.plan(source.find(str(bases["untied"]), adapter=folder))
+        export_plan.plan_export(source.find_source(str(bases["untied"]), adapter=folder))
 
 
 def test_an_adapter_of_another_family_is_refused_even_where_every_shape_fits(
@@ -184,18 +189,20 @@ def test_an_adapter_of_another_family_is_refused_even_where_every_shape_fits(
 ) -> None:
     folder = tiny_models.make_adapter(tmp_path / "adapter", bases["biased"])
     with pytest.raises(RigError, match=r"trained on .*biased, a Qwen2, and .*untied is a Llama"):
-        source.find(str(bases["untied"]), adapter=folder)
+        source.find_source(str(bases["untied"]), adapter=folder)
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     elsewhere = {**config, "base_model_name_or_path": str(tmp_path / "gone")}
     tiny_models.write_json(folder / "adapter_config.json", elsewhere)
-    assert source.find(str(bases["untied"]), adapter=folder).adapter == folder  # cannot be known
+    assert (
+        source.find_source(str(bases["untied"]), adapter=folder).adapter == folder
+    )  # cannot be known
 
 
 def test_half_a_pair_is_damage(bases: dict[str, Path], tmp_path: Path) -> None:
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     tiny_models.write_adapter(tmp_path / "adapter", {name: np.ones((4, 256), np.float32)}, r=4)
     with pytest.raises(RigError, match="half of the LoRA pair"):
-        adapters.load(tmp_path / "adapter")
+        adapters.load_adapter(tmp_path / "adapter")
 
 
 def test_a_bias_on_b_needs_a_bias_in_the_base(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -207,7 +214,9 @@ def test_a_bias_on_b_needs_a_bias_in_the_base(bases: dict[str, Path], tmp_path: 
     }
     tiny_models.write_adapter(tmp_path / "adapter", pair, r=4, lora_bias=True)
     with pytest.raises(RigError, match=r"q_proj\.bias, which the base does not have"):
-        quantised.plan(source.find(str(bases["untied"]), adapter=tmp_path / "adapter"))
+        export_plan.plan_export(
+            source.find_source(str(bases["untied"]), adapter=tmp_path / "adapter")
+        )
 
 
 def test_embeddings_saved_for_new_tokens_make_a_bigger_vocabulary(
@@ -225,7 +234,7 @@ def test_embeddings_saved_for_new_tokens_make_a_bigger_vocabulary(
     tiny_models.write_adapter(folder, tensors)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((base / name).read_bytes())
-    plan = quantised.plan(source.find(str(base), adapter=folder))
+    plan = export_plan.plan_export(source.find_source(str(base), adapter=folder))
     assert plan.model.vocabulary == grown
     assert len(plan.vocabulary.tokens) == grown
     assert plan.tokenizer == folder
@@ -249,7 +258,7 @@ def test_real_adapter_configurations_are_understood(
     )
     folder = tiny_models.make_adapter(tmp_path / "adapter", bases["untied"], rank=real["r"])
     tiny_models.write_json(folder / "adapter_config.json", real)
-    found = adapters.load(folder)
+    found = adapters.load_adapter(folder)
     scales = {change.scale for change in found.changes.values()}
     expected = real["lora_alpha"] / (real["r"] ** 0.5 if real.get("use_rslora") else real["r"])
     assert scales == {expected}

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 from click.testing import CliRunner, Result
 
 from export import chat
-from export.check_numbers import divergence
+from export.verify.logits import kl_divergence
 from rig.cli import main
-from rig.embedded import folder as embedded
+from rig.model.reply_format import TAUGHT
 from rig.runs import Run
-from rig.speech import TAUGHT
+from rig.toy import toy_folder as embedded
+from support import tiny_models
 
 
 def rig(*arguments: Any) -> Result:
@@ -34,13 +34,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root / "runs/taught", recipe="[trainer]\nmax_completion_length = 96\n", base="base"
     )
     adapter(run)
-    run.note("trained")
+    run.update_record("trained")
     return root
 
 
 def adapter(run: Run, size: float = 0.02) -> None:
-    tiny_models.make_adapter(run.adapter, embedded(), targets="(q|v|up)_proj", size=size)
-    TAUGHT.save(run.adapter)
+    tiny_models.make_adapter(run.adapter_folder, embedded(), targets="(q|v|up)_proj", size=size)
+    TAUGHT.save_to(run.adapter_folder)
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_the_questions_are_the_trainings_own_where_it_kept_them(here: Path) -> N
             {"role": "system", "content": TAUGHT.system_prompt},
             {"role": "user", "content": question},
         ]
-        prompt = chat.render(template, said, bos="<|begin_of_text|>", eos="<|eot_id|>")
+        prompt = chat.render_chat(template, said, bos="<|begin_of_text|>", eos="<|eot_id|>")
         rows.append(json.dumps({"step": number, "prompt": prompt, "completion": "15"}))
     (run.path / "samples.jsonl").write_text("\n".join(rows) + '\n{"step": 8, "pro', "utf-8")
     done = rig("taught", "--gguf", "--quant", "Q8_0", "--json")
@@ -244,9 +244,9 @@ def test_the_questions_are_the_trainings_own_where_it_kept_them(here: Path) -> N
 def test_a_disk_without_room_for_the_16_bit_file_is_noted(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export import quantised
+    from export import plan
 
-    monkeypatch.setattr(quantised, "free_disk", lambda folder: 75_000_000)
+    monkeypatch.setattr(plan, "free_disk", lambda folder: 75_000_000)
     done = rig("taught", "--gguf", "--quant", "Q8_0", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["check"]
@@ -259,6 +259,6 @@ def test_divergence_is_the_textbook_one() -> None:
     one, other = (rng.standard_normal((3, 7)).astype(np.float32) for _ in range(2))
     p = np.exp(one) / np.exp(one).sum(1, keepdims=True)
     q = np.exp(other) / np.exp(other).sum(1, keepdims=True)
-    kl, same = divergence(one, other)
+    kl, same = kl_divergence(one, other)
     assert kl == pytest.approx(float((p * np.log(p / q)).sum(1).mean()), rel=1e-5)
     assert same == float(np.mean(one.argmax(1) == other.argmax(1)))

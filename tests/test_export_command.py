@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 from click.testing import CliRunner, Result
 
-from export import header, quantised, weights
-from export.onepass import Pass
+from export import plan
+from export.checkpoint import safetensors
+from export.gguf import writer
+from export.gguf.convert import ConversionPass
 from rig.cli import main
+from rig.model.reply_format import TAUGHT, ReplyFormat
 from rig.runs import Run
-from rig.speech import TAUGHT, Speech
+from support import tiny_models
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,10 +44,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run.create(
         root / "runs/taught", recipe="[training]\nmax_completion_length = 24\n", base=str(model)
     )
-    tiny_models.make_adapter(run.adapter, model, size=0.03)
-    TAUGHT.save(run.adapter)
-    run.note("trained")
-    shutil.copytree(run.adapter, root / "adapter")
+    tiny_models.make_adapter(run.adapter_folder, model, size=0.03)
+    TAUGHT.save_to(run.adapter_folder)
+    run.update_record("trained")
+    shutil.copytree(run.adapter_folder, root / "adapter")
     return root
 
 
@@ -74,7 +76,7 @@ def test_a_run_becomes_files_that_the_run_knows(here: Path) -> None:
         path = run.path / kept["file"]
         assert path.stat().st_size == kept["bytes"] == told["bytes"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == kept["sha256"] == told["sha256"]
-    assert run.ggufs()[0].name == "taught-Q4_K_M.gguf"
+    assert run.gguf_files()[0].name == "taught-Q4_K_M.gguf"
     assert found["check"] is None
     assert found["seconds"] >= 0
     assert not left_behind(here)
@@ -82,8 +84,8 @@ def test_a_run_becomes_files_that_the_run_knows(here: Path) -> None:
 
 def test_the_file_says_where_it_comes_from_and_how_it_was_taught_to_speak(here: Path) -> None:
     assert rig("taught", "--gguf", "--quant", "F16", "--no-check").exit_code == 0
-    keys = header.read(here / "runs/taught/taught-F16.gguf").keys
-    assert Speech.from_metadata(keys) == TAUGHT
+    keys = writer.read_header(here / "runs/taught/taught-F16.gguf").keys
+    assert ReplyFormat.from_metadata(keys) == TAUGHT
     assert keys["general.name"] == "taught"
     assert keys["rig.run"] == "taught"
     assert keys["rig.base"] == "toy-model"  # the folder's name: a file that travels tells no paths
@@ -116,7 +118,7 @@ def test_a_model_may_be_a_folder_an_adapter_the_embedded_one_or_a_run(
     done = rig(*arguments, "--gguf", "--quant", "Q4_0", "--no-check")
     assert done.exit_code == 0, done.output
     assert file in done.stdout
-    assert header.read(here / file).keys["general.file_type"] == 2
+    assert writer.read_header(here / file).keys["general.file_type"] == 2
 
 
 def test_an_adapter_folder_changes_the_file(here: Path) -> None:
@@ -127,7 +129,7 @@ def test_an_adapter_folder_changes_the_file(here: Path) -> None:
     for name in ("bare", "taught", "run"):
         raw, entries = (
             (here / f"{name}.gguf").read_bytes(),
-            header.read(here / f"{name}.gguf").tensors,
+            writer.read_header(here / f"{name}.gguf").tensors,
         )
         start = min(entry.offset for entry in entries.values())
         found[name] = hashlib.sha256(raw[start:]).hexdigest()
@@ -208,15 +210,15 @@ def test_a_model_on_the_hub_is_judged_by_its_configuration_before_the_weights_co
 
 def test_a_run_that_is_still_being_taught_is_refused(here: Path) -> None:
     run = Run.open(here / "runs/taught")
-    run.note("training")
-    shutil.rmtree(run.adapter)
+    run.update_record("training")
+    shutil.rmtree(run.adapter_folder)
     done = rig("taught", "--gguf")
     assert done.exit_code == 1
     assert "has no finished adapter yet (it is training)" in done.stderr
 
 
 def test_a_run_that_another_process_holds_is_refused(here: Path) -> None:
-    with Run.open(here / "runs/taught").locked():
+    with Run.open(here / "runs/taught").hold_lock():
         done = rig("taught", "--gguf", "--no-check")
     assert done.exit_code == 1
     assert "Another process is working on" in done.stderr
@@ -298,9 +300,9 @@ def test_a_missing_shard_is_named(here: Path) -> None:
 
 def test_an_index_that_promises_more_than_there_is_is_refused(here: Path) -> None:
     model = tiny_models.make(here / "sharded", "llama", shards=2, intermediate_size=256)
-    index = json.loads((model / weights.INDEX).read_text("utf-8"))
+    index = json.loads((model / safetensors.INDEX).read_text("utf-8"))
     index["weight_map"]["model.layers.9.mlp.up_proj.weight"] = "model-00001-of-00002.safetensors"
-    tiny_models.write_json(model / weights.INDEX, index)
+    tiny_models.write_json(model / safetensors.INDEX, index)
     done = rig("sharded", "--gguf")
     assert done.exit_code == 1
     assert "names 1 tensors that no weight file holds" in done.stderr
@@ -309,7 +311,7 @@ def test_an_index_that_promises_more_than_there_is_is_refused(here: Path) -> Non
 def test_weights_that_are_not_numbers_leave_no_file(here: Path) -> None:
     """A training that diverged saves NaN; the file would speak nonsense."""
     run = Run.open(here / "runs/taught")
-    tiny_models.make_adapter(run.adapter, here / "toy-model", size=float("nan"))
+    tiny_models.make_adapter(run.adapter_folder, here / "toy-model", size=float("nan"))
     done = rig("taught", "--gguf", "--quant", "Q8_0,Q4_K_M")
     assert done.exit_code == 1
     assert re.search(r"holds numbers that are not finite .*diverged", " ".join(done.stderr.split()))
@@ -325,7 +327,7 @@ def test_weights_that_are_not_numbers_leave_no_file(here: Path) -> None:
 def test_too_small_a_disk_is_seen_before_the_first_byte(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantised, "free_disk", lambda folder: 60 << 20)
+    monkeypatch.setattr(plan, "free_disk", lambda folder: 60 << 20)
     done = rig("taught", "--gguf", "--quant", "Q8_0", "--no-check")
     assert done.exit_code == 1
     assert "has 0.1 GB free, the export needs" in done.stderr
@@ -336,16 +338,16 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program may fill it meanwhile."""
-    taken = Pass.fill
+    taken = ConversionPass.fill_rows
     calls = []
 
-    def full(self: Pass, *arguments: Any) -> Any:
+    def full(self: ConversionPass, *arguments: Any) -> Any:
         calls.append(1)
         if len(calls) > 5:
             raise OSError(errno.ENOSPC, "No space left on device")
         return taken(self, *arguments)
 
-    monkeypatch.setattr(Pass, "fill", full)
+    monkeypatch.setattr(ConversionPass, "fill_rows", full)
     done = rig("taught", "--gguf", "--quant", "Q8_0", "--no-check")
     assert done.exit_code == 1
     assert "The disk is full" in done.stderr
@@ -355,12 +357,12 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(
 
 SLOW = """
 import sys, time
-from export import onepass
-whole = onepass.Pass.fill
+from export.gguf import convert
+whole = convert.ConversionPass.fill_rows
 def slowly(self, *arguments):
     time.sleep(0.02)
     return whole(self, *arguments)
-onepass.Pass.fill = slowly
+convert.ConversionPass.fill_rows = slowly
 from rig.cli import main
 main(["export", "taught", "--gguf", "--quant", "Q8_0,Q4_K_M", "--no-check", "--threads", "1"])
 """
@@ -441,7 +443,7 @@ def test_killed_at_any_of_a_hundred_moments_there_is_no_file(here: Path) -> None
     for attempt in range(200):
         for path in [*folder.glob("*.gguf"), *folder.glob(".*.part")]:
             path.unlink()
-        Run.open(folder).note("trained", exports=[])
+        Run.open(folder).update_record("trained", exports=[])
         code, _ = kill_while_exporting(here, took * 1.05 * (attempt % 100) / 100, signal.SIGKILL)
         assert finished().items() <= whole.items()
         for entry in Run.open(folder).record["exports"]:

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 from click.testing import CliRunner
 
-from export import check_numbers, check_words, quantised, source, trained
-from export.llama import Loaded
+from export import plan as export_plan
+from export.checkpoint import source
+from export.llama import LlamaModel
+from export.verify import logits as verify_logits
+from export.verify import tokens, torch_reference
 from rig.cli import main
-from rig.embedded import folder as embedded
 from rig.runs import Run
+from rig.toy import toy_folder as embedded
+from support import tiny_models
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -59,8 +62,8 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_of(here: Path, precision: str) -> str:
     recipe = f'[model]\nname = "base"\nprecision = "{precision}"\n'
     run = Run.create(here / "runs/taught", recipe=recipe, base="base")
-    shutil.copytree(here / "adapter", run.adapter)
-    run.note("trained")
+    shutil.copytree(here / "adapter", run.adapter_folder)
+    run.update_record("trained")
     return "taught"
 
 
@@ -84,10 +87,10 @@ def by_hand(made: Path) -> tuple[float, float]:
     """KL and top-1 by the definition: each block of 64 weights scaled by its largest, rounded to NF4."""
     from peft import PeftModel
 
-    plan = quantised.plan(source.find(str(made / "base")))
-    quantised.make(plan, {"F16": made / "base-F16.gguf"}, threads=1)
-    with Loaded(made / "base-F16.gguf", vocabulary=True) as loaded:
-        texts = check_numbers.pieces(loaded, check_words.sample_texts())
+    plan = export_plan.plan_export(source.find_source(str(made / "base")))
+    export_plan.write_gguf_files(plan, {"F16": made / "base-F16.gguf"}, threads=1)
+    with LlamaModel(made / "base-F16.gguf", vocabulary=True) as loaded:
+        texts = verify_logits.sample_sequences(loaded, tokens.sample_texts())
 
     def logits(round_base: bool) -> list[Any]:
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -105,7 +108,7 @@ def by_hand(made: Path) -> tuple[float, float]:
             return [model(torch.tensor([text])).logits[0].numpy() for text in texts]
 
     found = [
-        check_numbers.divergence(one, other)
+        verify_logits.kl_divergence(one, other)
         for one, other in zip(logits(True), logits(False), strict=True)
     ]
     sizes = [len(text) for text in texts]
@@ -134,7 +137,7 @@ def test_a_base_that_lies_there_in_4_bits_is_taken_as_it_is(
 
 def test_recipe_or_name_of_the_base_say_whether_it_was_in_4_bits(here: Path) -> None:
     def base_of(model: str, base: str | None = None) -> Path | None:
-        return trained.four_bit_base(source.find(model, base=base))
+        return torch_reference.four_bit_base(source.find_source(model, base=base))
 
     assert base_of(run_of(here, "16bit")) is None
     assert base_of(trained_on(here, "base")) is None

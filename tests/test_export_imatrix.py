@@ -11,16 +11,18 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import pytest
-import tiny_models
-import tiny_tokenizers
 from click.testing import CliRunner
-from gguf_files import tensors
 
-from export import header, imatrix, quantised, source
-from export.ggml import Floats
-from export.mix import FILE_TYPES
+from export import plan as export_plan
+from export.checkpoint import source
+from export.gguf import writer
+from export.quantise import imatrix
+from export.quantise.ggml import Floats
+from export.quantise.quant_types import FILE_TYPES
 from rig.cli import main
 from rig.errors import RigError
+from support import tiny_models, tiny_tokenizers
+from support.gguf_files import tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 GRIDS = ("IQ3_XXS", "IQ3_XS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ1_M", "IQ1_S")
@@ -47,14 +49,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def f32(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("f32") / "toy.gguf"
-    quantised.make(quantised.plan(source.find(str(model))), {"F32": path}, threads=1)
+    export_plan.write_gguf_files(
+        export_plan.plan_export(source.find_source(str(model))), {"F32": path}, threads=1
+    )
     return path
 
 
-def random_matrix(model: Path) -> imatrix.Matrix:
+def random_matrix(model: Path) -> imatrix.ImportanceMatrix:
     rng = np.random.default_rng(0)
-    found = imatrix.Matrix(datasets=["own.txt"], chunks=3)
-    for part in quantised.plan(source.find(str(model))).parts:
+    found = imatrix.ImportanceMatrix(datasets=["own.txt"], chunks=3)
+    for part in export_plan.plan_export(source.find_source(str(model))).parts:
         if part.name.startswith("blk.") and len(part.shape) == 2:
             found.sums[part.name] = rng.random(part.shape[1], np.float32) * 100 + 1
             found.counts[part.name] = 1536
@@ -97,19 +101,19 @@ def quantise(f32: Path, out: Path, file_type: str, importance: dict[str, Floats]
 def test_with_a_matrix_the_bytes_are_llama_cpps_too(
     model: Path, f32: Path, tmp_path: Path, file_type: str
 ) -> None:
-    importance = random_matrix(model).importance()
-    plan = quantised.plan(source.find(str(model)))
+    importance = random_matrix(model).mean_squares()
+    plan = export_plan.plan_export(source.find_source(str(model)))
     ours = tmp_path / "ours.gguf"
-    quantised.make(plan, {file_type: ours}, importance=importance, threads=1)
+    export_plan.write_gguf_files(plan, {file_type: ours}, importance=importance, threads=1)
     theirs = quantise(f32, tmp_path / "theirs.gguf", file_type, importance)
     assert tensors(ours) == tensors(theirs)
 
 
 def test_a_matrix_changes_what_is_written(model: Path, tmp_path: Path) -> None:
-    plan = quantised.plan(source.find(str(model)))
-    importance = random_matrix(model).importance()
-    bare = quantised.make(plan, {"Q4_K_S": tmp_path / "bare.gguf"}, threads=1)
-    weighed = quantised.make(
+    plan = export_plan.plan_export(source.find_source(str(model)))
+    importance = random_matrix(model).mean_squares()
+    bare = export_plan.write_gguf_files(plan, {"Q4_K_S": tmp_path / "bare.gguf"}, threads=1)
+    weighed = export_plan.write_gguf_files(
         plan, {"Q4_K_S": tmp_path / "w.gguf"}, importance=importance, threads=1
     )
     assert bare[0].sha256 != weighed[0].sha256
@@ -121,7 +125,7 @@ def test_it_is_the_mean_square_of_what_flows_in(model: Path, f32: Path, text: Pa
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer
 
-    found = imatrix.compute(f32, text, threads=1)
+    found = imatrix.compute_imatrix(f32, text, threads=1)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     ids = tokenizer.encode(text.read_text("utf-8"), add_special_tokens=False).ids
     begin = tokenizer.token_to_id("<|begin_of_text|>")
@@ -154,8 +158,8 @@ def test_it_is_the_mean_square_of_what_flows_in(model: Path, f32: Path, text: Pa
 
 def test_it_is_written_and_read_back(model: Path, tmp_path: Path) -> None:
     matrix = random_matrix(model)
-    imatrix.write(matrix, tmp_path / "m.gguf")
-    found = imatrix.read(tmp_path / "m.gguf")
+    imatrix.write_imatrix(matrix, tmp_path / "m.gguf")
+    found = imatrix.read_imatrix(tmp_path / "m.gguf")
     assert (found.chunks, found.datasets, found.counts) == (3, ["own.txt"], matrix.counts)
     for name, sums in matrix.sums.items():
         np.testing.assert_array_equal(found.sums[name], sums)
@@ -172,10 +176,10 @@ def test_llama_cpps_older_binary_form_is_read(model: Path, tmp_path: Path) -> No
     raw += struct.pack("<ii", 3, 7) + b"own.txt"
     (tmp_path / "m.dat").write_bytes(raw)
     assert not imatrix.is_text(tmp_path / "m.dat")
-    found = imatrix.read(tmp_path / "m.dat")
+    found = imatrix.read_imatrix(tmp_path / "m.dat")
     assert (found.chunks, found.datasets) == (3, ["own.txt"])
-    for name, values in matrix.importance().items():
-        np.testing.assert_allclose(found.importance()[name], values, rtol=1e-5)
+    for name, values in matrix.mean_squares().items():
+        np.testing.assert_allclose(found.mean_squares()[name], values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["imatrix.gguf", "imatrix.dat"])
@@ -183,16 +187,16 @@ def test_files_of_llama_imatrix_itself_are_read(
     name: str, model: Path, f32: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside rig's own matrix of the same text: other chunks, so alike and not equal."""
-    found = imatrix.read(REAL / name)
+    found = imatrix.read_imatrix(REAL / name)
     assert not imatrix.is_text(REAL / name)
     assert (found.chunks, found.datasets) == (
-        imatrix.read(REAL / "imatrix.gguf").chunks,
+        imatrix.read_imatrix(REAL / "imatrix.gguf").chunks,
         ["own.txt"],
     )
-    own = imatrix.compute(f32, text, threads=1).importance()
-    assert set(found.importance()) == set(own)
-    for tensor, values in found.importance().items():
-        other = imatrix.read(REAL / "imatrix.gguf").importance()[tensor]
+    own = imatrix.compute_imatrix(f32, text, threads=1).mean_squares()
+    assert set(found.mean_squares()) == set(own)
+    for tensor, values in found.mean_squares().items():
+        other = imatrix.read_imatrix(REAL / "imatrix.gguf").mean_squares()[tensor]
         np.testing.assert_allclose(values, other, rtol=1e-5, err_msg=tensor)
         least = (
             0.999 if "attn_q" in tensor else 0.9
@@ -202,7 +206,7 @@ def test_files_of_llama_imatrix_itself_are_read(
     command = ["export", str(model), "--gguf", "--quant", "Q2_K_S", "--no-check", "--imatrix"]
     done = CliRunner().invoke(main, [*command, str(REAL / name)])
     assert done.exit_code == 0, done.output
-    theirs = quantise(f32, tmp_path / "theirs.gguf", "Q2_K_S", found.importance())
+    theirs = quantise(f32, tmp_path / "theirs.gguf", "Q2_K_S", found.mean_squares())
     assert tensors(tmp_path / "toy-Q2_K_S.gguf") == tensors(theirs)
 
 
@@ -210,15 +214,18 @@ def test_columns_that_were_never_reached_count_alike(model: Path, tmp_path: Path
     """As llama-quantize has it: a matrix with a count of zero weighs every column the same."""
     matrix = random_matrix(model)
     matrix.counts["blk.0.attn_q.weight"] = 0
-    imatrix.write(matrix, tmp_path / "m.gguf")
-    found = imatrix.read(tmp_path / "m.gguf").importance()
+    imatrix.write_imatrix(matrix, tmp_path / "m.gguf")
+    found = imatrix.read_imatrix(tmp_path / "m.gguf").mean_squares()
     assert set(found["blk.0.attn_q.weight"]) == {1.0}
 
 
 def test_a_matrix_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
     matrix = random_matrix(model)
     matrix.sums["blk.0.ffn_down.weight"] = np.ones(77, np.float32)
-    columns = {part.name: part.shape[-1] for part in quantised.plan(source.find(str(model))).parts}
+    columns = {
+        part.name: part.shape[-1]
+        for part in export_plan.plan_export(source.find_source(str(model))).parts
+    }
     with pytest.raises(RigError, match=r"of another model: it has 77 values for blk\.0\.ffn_down"):
         imatrix.refuse_other_model(matrix, columns, tmp_path / "m.gguf")
 
@@ -226,7 +233,10 @@ def test_a_matrix_of_another_model_is_refused(model: Path, tmp_path: Path) -> No
 def test_a_matrix_that_is_not_finite_is_refused(model: Path, tmp_path: Path) -> None:
     matrix = random_matrix(model)
     matrix.sums["blk.0.attn_q.weight"][3] = np.inf
-    columns = {part.name: part.shape[-1] for part in quantised.plan(source.find(str(model))).parts}
+    columns = {
+        part.name: part.shape[-1]
+        for part in export_plan.plan_export(source.find_source(str(model))).parts
+    }
     with pytest.raises(RigError, match="are not finite"):
         imatrix.refuse_other_model(matrix, columns, tmp_path / "m.gguf")
 
@@ -235,7 +245,7 @@ def test_a_matrix_that_is_not_finite_is_refused(model: Path, tmp_path: Path) -> 
 def test_damage_is_a_sentence(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "m").write_bytes(raw)
     with pytest.raises(RigError, match="is no importance matrix, or damaged"):
-        imatrix.read(tmp_path / "m")
+        imatrix.read_imatrix(tmp_path / "m")
 
 
 def test_the_command_computes_one_from_a_text_keeps_it_and_takes_it_again(
@@ -247,7 +257,7 @@ def test_the_command_computes_one_from_a_text_keeps_it_and_takes_it_again(
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout)
     assert found["imatrix"] == "toy.imatrix.gguf"
-    keys = header.read(tmp_path / "toy-Q2_K_S.gguf").keys
+    keys = writer.read_header(tmp_path / "toy-Q2_K_S.gguf").keys
     assert keys["quantize.imatrix.dataset"] == "own.txt"
     assert keys["quantize.imatrix.entries_count"] == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == [

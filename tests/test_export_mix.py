@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 
-from export import mix
-from export.mix import FILE_TYPES, Shape
+from export.quantise import quant_types
+from export.quantise.quant_types import FILE_TYPES, MixShape
 from rig.errors import RigError, WrongUse
 
 Tensors = list[tuple[str, tuple[int, ...]]]
@@ -44,7 +44,7 @@ def tensors(layers: int, hidden: int, inner: int, heads: int, kv: int, *, tied: 
     return found
 
 
-def empty_model(path: Path, arch: str, shape: Shape, wanted: Tensors) -> Path:
+def empty_model(path: Path, arch: str, shape: MixShape, wanted: Tensors) -> Path:
     """A GGUF with a whole head and no weights: the file is a hole, which costs no disk."""
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(shape.layers)
@@ -109,12 +109,12 @@ def by_llama_cpp(path: Path, file_type: str, importance: bool) -> dict[str, str]
 def test_every_type_mixes_as_llama_cpp_does(
     tmp_path: Path, arch: str, layers: int, hidden: int, inner: int, heads: int, kv: int, tied: bool
 ) -> None:
-    shape = Shape(layers, heads, kv, layers == 80 and (arch == "qwen2" or heads != kv))
+    shape = MixShape(layers, heads, kv, layers == 80 and (arch == "qwen2" or heads != kv))
     wanted = tensors(layers, hidden, inner, heads, kv, tied=tied)
     model = empty_model(tmp_path / "model.gguf", arch, shape, wanted)
     for file_type in FILE_TYPES:
         for importance in (False, True):
-            ours = mix.types(file_type, wanted, shape, importance=importance)
+            ours = quant_types.choose_types(file_type, wanted, shape, importance=importance)
             theirs = by_llama_cpp(model, file_type, importance)
             assert {name: kind.name for name, kind in ours.items()} == theirs, (
                 file_type,
@@ -138,27 +138,31 @@ def test_every_file_type_of_the_library_is_known_or_left_out_on_purpose() -> Non
 @pytest.mark.parametrize("file_type", ["IQ3_XXS", "IQ2_M", "IQ2_XXS", "IQ1_S", "Q2_K_S"])
 def test_a_type_that_is_garbage_without_importance_is_refused(file_type: str) -> None:
     wanted = tensors(2, 256, 256, 4, 2, tied=True)
-    chosen = mix.types(file_type, wanted, Shape(2, 4, 2))
+    chosen = quant_types.choose_types(file_type, wanted, MixShape(2, 4, 2))
     with pytest.raises(RigError, match="needs an importance matrix"):
-        mix.refuse_without_importance(file_type, chosen, set())
-    mix.refuse_without_importance(file_type, chosen, {name for name, _ in wanted})
+        quant_types.refuse_without_importance(file_type, chosen, set())
+    quant_types.refuse_without_importance(file_type, chosen, {name for name, _ in wanted})
 
 
 @pytest.mark.parametrize("file_type", ["Q4_K_M", "IQ4_XS", "Q2_K", "IQ3_S", "Q8_0"])
 def test_the_others_do_without(file_type: str) -> None:
-    chosen = mix.types(file_type, tensors(2, 256, 256, 4, 2, tied=True), Shape(2, 4, 2))
-    mix.refuse_without_importance(file_type, chosen, set())
+    chosen = quant_types.choose_types(
+        file_type, tensors(2, 256, 256, 4, 2, tied=True), MixShape(2, 4, 2)
+    )
+    quant_types.refuse_without_importance(file_type, chosen, set())
 
 
 def test_norms_and_biases_stay_in_32_bits() -> None:
-    chosen = mix.types("Q2_K", tensors(1, 256, 256, 4, 2, tied=True), Shape(1, 4, 2))
+    chosen = quant_types.choose_types(
+        "Q2_K", tensors(1, 256, 256, 4, 2, tied=True), MixShape(1, 4, 2)
+    )
     assert {kind for name, kind in chosen.items() if "norm" in name or "bias" in name} == {T.F32}
 
 
 def test_an_unknown_type_names_the_nearest() -> None:
     with pytest.raises(WrongUse, match="did you mean 'Q4_K_M'"):
-        mix.parse("Q4_KM")
+        quant_types.parse_quant_types("Q4_KM")
 
 
 def test_a_list_of_types_keeps_its_order_and_drops_repetitions() -> None:
-    assert mix.parse(" q8_0,Q4_K_M , q8_0") == ["Q8_0", "Q4_K_M"]
+    assert quant_types.parse_quant_types(" q8_0,Q4_K_M , q8_0") == ["Q8_0", "Q4_K_M"]

@@ -24,14 +24,16 @@ import llama_cpp
 import numpy as np
 import platformdirs
 import pytest
-import tiny_models
 from conftest import SHARED
-from gguf_files import keys, tensors
 
-from export import adapter as adapters
-from export import lora, quantised, source
-from export.mix import FILE_TYPES
-from export.weights import folder_weights, numbers
+from export import plan as export_plan
+from export.checkpoint import adapter as adapters
+from export.checkpoint import source
+from export.checkpoint.safetensors import folder_weights, read_tensor
+from export.gguf import lora_gguf
+from export.quantise.quant_types import FILE_TYPES
+from support import tiny_models
+from support.gguf_files import keys, tensors
 
 Spec = tuple[str, dict[str, Any]]
 
@@ -221,7 +223,7 @@ def converted(
     jobs += [(path, f"real-{name}", None) for name, path in real.items()]
     listed = folder / "jobs.json"
     tiny_models.write_json(listed, [[str(a), str(folder / f"{b}.gguf"), pre] for a, b, pre in jobs])
-    script = Path(__file__).with_name("upstream_converter.py")
+    script = Path(__file__).parent / "support" / "upstream_converter.py"
     command = [sys.executable, str(script), str(sources), str(listed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -237,9 +239,9 @@ def pre_tokenizer(name: str) -> str | None:
 
 def ours(folder: Path, out: Path, types: Iterable[str], **more: Any) -> dict[str, Path]:
     """Files of the one pass."""
-    plan = quantised.plan(source.find(str(folder), **more))
+    plan = export_plan.plan_export(source.find_source(str(folder), **more))
     files = {file_type: out / f"ours-{file_type}.gguf" for file_type in types}
-    quantised.make(plan, files, threads=1)
+    export_plan.write_gguf_files(plan, files, threads=1)
     return files
 
 
@@ -282,9 +284,11 @@ def test_every_type_has_the_bytes_that_llama_model_quantize_writes(
 
 
 def test_threads_do_not_change_a_byte(models: dict[str, Path], tmp_path: Path) -> None:
-    plan = quantised.plan(source.find(str(models["llama-3-tied"])))
+    plan = export_plan.plan_export(source.find_source(str(models["llama-3-tied"])))
     made = [
-        quantised.make(plan, {"Q4_K_M": tmp_path / f"{threads}.gguf"}, threads=threads)[0]
+        export_plan.write_gguf_files(
+            plan, {"Q4_K_M": tmp_path / f"{threads}.gguf"}, threads=threads
+        )[0]
         for threads in (1, 2, 5)
     ]
     assert len({one.sha256 for one in made}) == 1
@@ -339,7 +343,9 @@ def test_the_adapter_alone_has_the_bytes_of_convert_lora_to_gguf(
 ) -> None:
     """With one rank and one alpha; the script writes the same product otherwise, but not the same factors."""
     taught = tiny_models.make_adapter(tmp_path / "taught", models[name])
-    mine = lora.make(quantised.plan(source.find(str(taught))), tmp_path / "mine.gguf").path
+    mine = lora_gguf.write_lora_gguf(
+        export_plan.plan_export(source.find_source(str(taught))), tmp_path / "mine.gguf"
+    ).path
     script, theirs = sources / "convert_lora_to_gguf.py", tmp_path / "theirs.gguf"
     words = [taught, "--base", models[name], "--outtype", "f32", "--outfile", theirs]
     done = subprocess.run(
@@ -358,13 +364,15 @@ def merge_with_torch(model: Path, adapter: Path, out: Path) -> Path:
     """PEFT's arithmetic in float32 on the same folder: W + (alpha / r) B A."""
     torch = pytest.importorskip("torch")
     shutil.copytree(model, out)
-    changes = adapters.load(adapter).changes
+    changes = adapters.load_adapter(adapter).changes
     merged = {}
     for name, tensor in folder_weights(model).items():
-        values = torch.from_numpy(numbers(tensor))
+        values = torch.from_numpy(read_tensor(tensor))
         change = changes.get(name)
         if change is not None and change.a is not None and change.b is not None:
-            product = torch.from_numpy(numbers(change.b)) @ torch.from_numpy(numbers(change.a))
+            product = torch.from_numpy(read_tensor(change.b)) @ torch.from_numpy(
+                read_tensor(change.a)
+            )
             values = values + product * change.scale
         merged[name] = values.numpy()
     for path in out.glob("*.safetensors*"):

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
-import tiny_tokenizers
 from gguf import TokenType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from export import quantised, source, vocabulary
-from export.check_words import sample_texts
-from export.llama import Loaded
+from export import plan as export_plan
+from export.checkpoint import source, tokenizer
+from export.llama import LlamaModel
+from export.verify.tokens import sample_texts
 from rig.errors import RigError
+from support import tiny_models, tiny_tokenizers
 
 KINDS = {
     "llama": ("llama", "llama-bpe"),
@@ -38,8 +38,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
     found = {}
     for kind, (family, _) in KINDS.items():
         folder = tiny_models.make(root / kind, family, tokenizer=kind, **small)
-        plan = quantised.plan(source.find(str(folder)))
-        quantised.make(plan, {"F16": root / f"{kind}.gguf"}, threads=1)
+        plan = export_plan.plan_export(source.find_source(str(folder)))
+        export_plan.write_gguf_files(plan, {"F16": root / f"{kind}.gguf"}, threads=1)
         found[kind] = folder, root / f"{kind}.gguf"
     return found
 
@@ -49,11 +49,11 @@ def test_real_text_becomes_the_same_tokens(files: dict[str, tuple[Path, Path]], 
     folder, path = files[kind]
     theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
     texts = [*sample_texts(), *tiny_tokenizers.TEXT]
-    with Loaded(path, vocabulary=True) as ours:
+    with LlamaModel(path, vocabulary=True) as ours:
         for text in texts:
             for add in (False, True):
                 wanted = theirs.encode(text, add_special_tokens=add).ids
-                assert ours.tokens(text, add=add) == wanted, (text, add)
+                assert ours.tokenize_text(text, add=add) == wanted, (text, add)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "smollm", "spm-json"])
@@ -66,8 +66,8 @@ def test_any_text_becomes_the_same_tokens(
     wanted = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(
         text, add_special_tokens=False
     )
-    with Loaded(path, vocabulary=True) as ours:
-        assert ours.tokens(text) == wanted.ids
+    with LlamaModel(path, vocabulary=True) as ours:
+        assert ours.tokenize_text(text) == wanted.ids
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +76,7 @@ def test_the_pre_tokenizer_is_known_by_what_it_does(
 ) -> None:
     folder, _ = files[kind]
     size = json.loads((folder / "config.json").read_text("utf-8"))["vocab_size"]
-    assert vocabulary.load(folder, size).pre == KINDS[kind][1]
+    assert tokenizer.load_vocabulary(folder, size).pre == KINDS[kind][1]
 
 
 def test_sentencepiece_saved_only_as_json_keeps_the_order_of_its_merges(
@@ -84,7 +84,7 @@ def test_sentencepiece_saved_only_as_json_keeps_the_order_of_its_merges(
 ) -> None:
     """transformers 5 saves no tokenizer.model; equal scores would cut words elsewhere."""
     size = json.loads((files["spm"][0] / "config.json").read_text("utf-8"))["vocab_size"]
-    model, saved = (vocabulary.load(files[kind][0], size) for kind in ("spm", "spm-json"))
+    model, saved = (tokenizer.load_vocabulary(files[kind][0], size) for kind in ("spm", "spm-json"))
     assert saved.tokens == model.tokens
     assert saved.kinds == model.kinds
     normal = [
@@ -107,7 +107,7 @@ def test_a_tokenizer_saved_again_is_still_known(
     again.add_special_tokens({"pad_token": "<|pad|>"})
     again.save_pretrained(tmp_path)
     size = len(again) + 10
-    found = vocabulary.load(tmp_path, size)
+    found = tokenizer.load_vocabulary(tmp_path, size)
     assert found.pre == "llama-bpe"
     assert found.special["pad"] == again.pad_token_id
     assert found.tokens[again.pad_token_id] == "<|pad|>"
@@ -117,14 +117,14 @@ def test_a_tokenizer_saved_again_is_still_known(
 def test_ids_without_a_text_are_named_and_never_used(files: dict[str, tuple[Path, Path]]) -> None:
     folder, _ = files["llama"]
     size = json.loads((folder / "config.json").read_text("utf-8"))["vocab_size"]
-    found = vocabulary.load(folder, size)
+    found = tokenizer.load_vocabulary(folder, size)
     assert found.tokens[-1] == f"[PAD{size - 1}]"
     assert found.kinds[-1] == TokenType.UNUSED
     assert len(set(found.tokens)) == size
 
 
 def test_added_tokens_are_control_or_the_users_own(files: dict[str, tuple[Path, Path]]) -> None:
-    found = vocabulary.load(files["qwen2"][0], 600)
+    found = tokenizer.load_vocabulary(files["qwen2"][0], 600)
     kinds = dict(zip(found.tokens, found.kinds, strict=True))
     assert kinds["<|im_end|>"] == TokenType.CONTROL
     assert kinds["<tool_call>"] == TokenType.USER_DEFINED
@@ -148,12 +148,12 @@ def test_further_ends_of_a_reply_are_told_to_llama_cpp(
     ids = {one["content"]: one["id"] for one in whole["added_tokens"]}
     ends = [ids["<|im_end|>"], ids["<|endoftext|>"], ids["<tool_call>"]]
     folder = copy(files["qwen2"][0], tmp_path / "m", generation_config={"eos_token_id": ends})
-    plan = quantised.plan(source.find(str(folder)))
+    plan = export_plan.plan_export(source.find_source(str(folder)))
     assert plan.vocabulary.special["eot"] == ids["<tool_call>"]
-    quantised.make(plan, {"F16": tmp_path / "m.gguf"}, threads=1)
-    with Loaded(tmp_path / "m.gguf", vocabulary=True) as loaded:
-        assert [loaded.ends(number) for number in ends] == [True] * 3
-        assert not loaded.ends(ids["<|im_start|>"])
+    export_plan.write_gguf_files(plan, {"F16": tmp_path / "m.gguf"}, threads=1)
+    with LlamaModel(tmp_path / "m.gguf", vocabulary=True) as loaded:
+        assert [loaded.ends_reply(number) for number in ends] == [True] * 3
+        assert not loaded.ends_reply(ids["<|im_start|>"])
 
 
 def test_the_adapters_chat_template_wins(
@@ -162,16 +162,20 @@ def test_the_adapters_chat_template_wins(
     """It was trained with it; where transformers put it depends on its version."""
     folder, _ = files["llama"]
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
-    assert vocabulary.load(folder, 600, template_from=tmp_path).template == "{{ messages }}"
+    assert (
+        tokenizer.load_vocabulary(folder, 600, template_from=tmp_path).template == "{{ messages }}"
+    )
     tiny_models.write_json(tmp_path / "tokenizer_config.json", {"chat_template": "{{ bos_token }}"})
-    assert vocabulary.load(folder, 600, template_from=tmp_path).template == "{{ bos_token }}"
+    assert (
+        tokenizer.load_vocabulary(folder, 600, template_from=tmp_path).template == "{{ bos_token }}"
+    )
 
 
 def test_several_templates_keep_their_names(tmp_path: Path) -> None:
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "chat_template.jinja").write_text("one", "utf-8")
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("two", "utf-8")
-    assert vocabulary.chat_template(tmp_path) == [
+    assert tokenizer.chat_template(tmp_path) == [
         {"name": "default", "template": "one"},
         {"name": "tool_use", "template": "two"},
     ]
@@ -192,17 +196,17 @@ def test_an_unknown_tokenizer_is_refused(
 ) -> None:
     folder = copy(files["llama"][0], tmp_path / "m", tokenizer=change)
     with pytest.raises(RigError, match=sentence):
-        vocabulary.load(folder, 600)
+        tokenizer.load_vocabulary(folder, 600)
 
 
 def test_a_tokenizer_bigger_than_the_model_is_refused(files: dict[str, tuple[Path, Path]]) -> None:
     with pytest.raises(RigError, match="but the model has only 100 embeddings"):
-        vocabulary.load(files["llama"][0], 100)
+        tokenizer.load_vocabulary(files["llama"][0], 100)
 
 
 def test_a_folder_without_a_tokenizer_says_what_to_copy(tmp_path: Path) -> None:
     with pytest.raises(RigError, match="copy the base model's there"):
-        vocabulary.load(tmp_path, 100)
+        tokenizer.load_vocabulary(tmp_path, 100)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -241,7 +245,7 @@ def test_real_tokenizers(
     shutil.copytree(given / folder, tmp_path / "m")
     raw = gzip.decompress((given / packed / "tokenizer.json.gz").read_bytes())
     (tmp_path / "m/tokenizer.json").write_bytes(raw)
-    found = vocabulary.load(tmp_path / "m", size)
+    found = tokenizer.load_vocabulary(tmp_path / "m", size)
     assert (found.model, found.pre, len(found.tokens)) == ("gpt2", pre, size)
     assert specials.items() <= found.special.items()
     assert found.adds == adds

@@ -15,20 +15,20 @@ from conftest import ROOT
 
 import rig.cli
 from rig import validation
-from rig.cli import FrontDoor, main
+from rig.atomic import atomic_file, write_text
+from rig.cli import RigGroup, main
 from rig.errors import RigError, WrongUse
+from rig.model.reply_format import PLAIN, TAUGHT, ReplyFormat, ReplySplitter
 from rig.runs import Run
-from rig.speech import PLAIN, TAUGHT, Speech, Splitter
-from rig.writing import landing, write_text
 
 SAID = "<reasoning>\n3 < 4, so 4\n</reasoning>\n<answer>\n4\n</answer>\n"
 
 
 @pytest.mark.parametrize("size", range(1, 12))
 def test_a_stream_cut_anywhere_splits_as_the_whole_does(size: int) -> None:
-    splitter = Splitter(TAUGHT)
-    pieces = [splitter.feed(SAID[i : i + size]) for i in range(0, len(SAID), size)]
-    pieces.append(splitter.close())
+    splitter = ReplySplitter(TAUGHT)
+    pieces = [splitter.feed_text(SAID[i : i + size]) for i in range(0, len(SAID), size)]
+    pieces.append(splitter.flush_text())
     assert "".join(t for t, _ in pieces).strip() == "3 < 4, so 4"
     assert "".join(a for _, a in pieces).strip() == "4"
 
@@ -45,24 +45,28 @@ def test_a_stream_cut_anywhere_splits_as_the_whole_does(size: int) -> None:
     ],
 )
 def test_odd_replies_lose_no_text(text: str, thought: str, answer: str) -> None:
-    assert TAUGHT.split(text) == (thought, answer)
+    assert TAUGHT.split_reply(text) == (thought, answer)
 
 
 def test_a_plain_model_is_left_alone() -> None:
-    assert PLAIN.split(SAID) == ("", SAID.strip())
-    assert not PLAIN.follows(SAID)
+    assert PLAIN.split_reply(SAID) == ("", SAID.strip())
+    assert not PLAIN.matches_text(SAID)
 
 
 def test_the_contract_travels_in_a_folder_and_in_metadata(tmp_path: Path) -> None:
-    TAUGHT.save(tmp_path)
-    assert Speech.load(tmp_path) == TAUGHT == Speech.from_metadata(TAUGHT.metadata())
-    assert Speech.load(tmp_path / "nowhere") == PLAIN
+    TAUGHT.save_to(tmp_path)
+    assert (
+        ReplyFormat.from_folder(tmp_path)
+        == TAUGHT
+        == ReplyFormat.from_metadata(TAUGHT.to_metadata())
+    )
+    assert ReplyFormat.from_folder(tmp_path / "nowhere") == PLAIN
 
 
 def test_a_damaged_contract_is_named(tmp_path: Path) -> None:
     (tmp_path / "speech.json").write_text('{"reasoning_open": ', "utf-8")
     with pytest.raises(RigError, match="damaged"):
-        Speech.load(tmp_path)
+        ReplyFormat.from_folder(tmp_path)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -70,7 +74,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -
     write_text(path, "old")
 
     def write() -> None:
-        with landing(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_text("new and hal", "utf-8")
             raise KeyboardInterrupt
 
@@ -84,8 +88,8 @@ def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "kept.txt"
     write_text(path, "old")
     code = (
-        "import os, sys, pathlib; from rig.writing import landing\n"
-        "with landing(pathlib.Path(sys.argv[1])) as t: t.write_text('new'); os._exit(9)"
+        "import os, sys, pathlib; from rig.atomic import atomic_file\n"
+        "with atomic_file(pathlib.Path(sys.argv[1])) as t: t.write_text('new'); os._exit(9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
     assert done.returncode == 9
@@ -94,10 +98,10 @@ def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_run_remembers_what_was_noted(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "r", recipe="[model]\n", base="embedded")
-    run.note("training", figures={"a": 1})
-    run.note(figures={"b": 2})
+    run.update_record("training", figures={"a": 1})
+    run.update_record(figures={"b": 2})
     again = Run.open(tmp_path / "r")
-    assert (again.state, again.base, again.record["figures"]) == (
+    assert (again.state, again.base_model, again.record["figures"]) == (
         "training",
         "embedded",
         {"a": 1, "b": 2},
@@ -123,9 +127,9 @@ def test_a_run_is_worked_on_by_one_process(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "r", recipe="", base="embedded")
     code = (
         "import sys, pathlib; from rig.runs import Run\n"
-        "with Run.open(pathlib.Path(sys.argv[1])).locked(): pass"
+        "with Run.open(pathlib.Path(sys.argv[1])).hold_lock(): pass"
     )
-    with run.locked():
+    with run.hold_lock():
         done = subprocess.run(
             [sys.executable, "-c", code, str(run.path)],
             cwd=ROOT,
@@ -136,8 +140,8 @@ def test_a_run_is_worked_on_by_one_process(tmp_path: Path) -> None:
     assert "Another process" in done.stderr
 
 
-def door(*commands: click.Command) -> FrontDoor:
-    group = FrontDoor("rig", context_settings={"auto_envvar_prefix": "RIG"})
+def door(*commands: click.Command) -> RigGroup:
+    group = RigGroup("rig", context_settings={"auto_envvar_prefix": "RIG"})
     for command in commands:
         group.add_command(command)
     return group
@@ -182,11 +186,11 @@ def test_a_wrong_rig_toml_is_named_with_the_nearest(elsewhere: Path, toml: str, 
     assert says in result.output
 
 
-class Inner(validation.Frozen):
+class Inner(validation.FrozenModel):
     learning_rate: float = 1.0
 
 
-class Outer(validation.Frozen):
+class Outer(validation.FrozenModel):
     grpo: Inner = Inner()
     many: tuple[Inner, ...] = ()
     size: int
@@ -204,7 +208,7 @@ class Outer(validation.Frozen):
 )
 def test_a_wrong_value_is_one_sentence(values: dict[str, object], says: str) -> None:
     with pytest.raises(WrongUse) as caught:
-        validation.validated(Outer, values, "recipe.toml")
+        validation.validate_as(Outer, values, "recipe.toml")
     assert says in caught.value.message
     assert "\n" not in caught.value.message
 

@@ -135,7 +135,7 @@ def test_a_missing_extra_is_one_sentence_that_names_it(tmp_path: Path, wheel: Pa
 
 def test_the_wheel_carries_the_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert "rig/embedded/model.safetensors" in names
+    assert "rig/toy/model.safetensors" in names
     assert "train/recipes/embedded-arithmetic.toml" in names
     assert "rig/py.typed" in names
     assert any(n.startswith("bots/articles/samples/") for n in names)

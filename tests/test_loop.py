@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from rig import quickstart, starter
+from rig import quickstart
 from rig.errors import RigError
+from rig.server import connect
 
 pytest.importorskip("trl", reason="needs every room: pip install -e '.[all]'")
 pytest.importorskip("llama_cpp", reason="needs every room: pip install -e '.[all]'")
@@ -41,7 +42,7 @@ def rig(*arguments: str) -> Any:
 
 def stop_servers() -> None:
     """Ask every server that this test started to leave."""
-    while (found := starter.running(None)) is not None:
+    while (found := connect.find_running_server(None)) is not None:
         os.kill(int(found["pid"]), signal.SIGTERM)
 
 
@@ -130,8 +131,8 @@ def test_the_quickstart_shows_what_it_promises(elsewhere: Path) -> None:
 
 def test_real_input_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
-    loop = quickstart.Loop(tmp_path / "q", seed=1)
-    monkeypatch.setattr(loop, "step", lambda name, why, *command: asked.append(command))
+    loop = quickstart.QuickstartLoop(tmp_path / "q", seed=1)
+    monkeypatch.setattr(loop, "run_step", lambda name, why, *command: asked.append(command))
     assert quickstart._real(loop, "mine.html") == "mine.html"
     assert quickstart._real(loop, None) == quickstart.REAL_PAGE
     assert asked == [("bot", "refresh")] * 2
@@ -141,25 +142,25 @@ class TestInterrupted:
     """The loop keeps what is done."""
 
     def test_a_step_that_is_done_is_not_run_again(self, tmp_path: Path) -> None:
-        first = quickstart.Loop(tmp_path / "q", seed=1)
-        first.keep("eval", {"a": 1}, 2.0)
-        again = quickstart.Loop(tmp_path / "q", seed=1)
-        assert again.step("eval", "Judge", "no-such-command") == {"a": 1}
-        assert again.seconds() == {"eval": 2.0}
+        first = quickstart.QuickstartLoop(tmp_path / "q", seed=1)
+        first.save_step("eval", {"a": 1}, 2.0)
+        again = quickstart.QuickstartLoop(tmp_path / "q", seed=1)
+        assert again.run_step("eval", "Judge", "no-such-command") == {"a": 1}
+        assert again.step_seconds() == {"eval": 2.0}
 
     def test_a_failed_step_is_said_and_not_kept(self, tmp_path: Path) -> None:
-        loop = quickstart.Loop(tmp_path / "q", seed=1)
+        loop = quickstart.QuickstartLoop(tmp_path / "q", seed=1)
         with pytest.raises(RigError, match=r"Run `rig quickstart` again"):
-            loop.step("eval", "Judge", "no-such-command")
-        assert quickstart.Loop(tmp_path / "q", seed=1).seconds() == {}
+            loop.run_step("eval", "Judge", "no-such-command")
+        assert quickstart.QuickstartLoop(tmp_path / "q", seed=1).step_seconds() == {}
 
     def test_another_seed_does_not_mix_with_the_first(self, tmp_path: Path) -> None:
-        quickstart.Loop(tmp_path / "q", seed=1).keep("eval", {}, 1.0)
+        quickstart.QuickstartLoop(tmp_path / "q", seed=1).save_step("eval", {}, 1.0)
         with pytest.raises(RigError, match="--fresh"):
-            quickstart.Loop(tmp_path / "q", seed=2)
+            quickstart.QuickstartLoop(tmp_path / "q", seed=2)
 
     def test_a_damaged_memory_begins_anew(self, tmp_path: Path) -> None:
-        loop = quickstart.Loop(tmp_path / "q", seed=1)
-        loop.keep("eval", {}, 1.0)
+        loop = quickstart.QuickstartLoop(tmp_path / "q", seed=1)
+        loop.save_step("eval", {}, 1.0)
         loop.file.write_text('{"seed": 1, "st', "utf-8")
-        assert quickstart.Loop(tmp_path / "q", seed=1).seconds() == {}
+        assert quickstart.QuickstartLoop(tmp_path / "q", seed=1).step_seconds() == {}

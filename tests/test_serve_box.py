@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rig.errors import RigError, WrongUse
-from serve import box, fit, header
-from serve.engine_host import Settings
+from rig.model import gguf as model_gguf
+from serve.engine.supervisor import EngineConfig
+from serve.hardware import machine, memory
 
 GIB = 2**30
 
@@ -53,7 +54,7 @@ def topology(cores: list[str]) -> dict[str, str]:
     return {
         f"sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list": core
         for core in cores
-        for cpu in box.cpu_list(core)
+        for cpu in machine.cpu_list(core)
     }
 
 
@@ -161,7 +162,7 @@ BOXES: list[tuple[str, dict[str, str], frozenset[int], int]] = [
 def test_threads_are_the_performance_cores_that_are_really_ours(
     tmp_path: Path, files: dict[str, str], affinity: frozenset[int], threads: int
 ) -> None:
-    assert box.look(lay_out(tmp_path, files), affinity).threads == threads
+    assert machine.look(lay_out(tmp_path, files), affinity).threads == threads
 
 
 MEMORY: list[tuple[str, dict[str, str], float, float]] = [
@@ -234,12 +235,12 @@ MEMORY: list[tuple[str, dict[str, str], float, float]] = [
 def test_free_memory_is_what_the_kernel_will_really_give(
     tmp_path: Path, files: dict[str, str], memory: float, free: float
 ) -> None:
-    found = box.look(lay_out(tmp_path, files), frozenset({0}))
+    found = machine.look(lay_out(tmp_path, files), frozenset({0}))
     assert (found.memory, found.free) == (memory * GIB, free * GIB)
 
 
 def test_this_very_box_is_looked_at() -> None:
-    found = box.look()
+    found = machine.look()
     assert 1 <= found.threads <= (os.cpu_count() or 1)
     assert 0 < found.free <= found.memory
     assert str(found.threads) in found.sentence()
@@ -259,7 +260,7 @@ def test_a_process_with_a_model_asks_for_huge_pages(
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     if before is not None:
         monkeypatch.setenv("GLIBC_TUNABLES", before)
-    assert box.environment() == {**os.environ, "GLIBC_TUNABLES": expected}
+    assert machine.environment() == {**os.environ, "GLIBC_TUNABLES": expected}
 
 
 @pytest.mark.skipif(not huge_pages(), reason="needs glibc 2.35 and a kernel that gives huge pages")
@@ -272,7 +273,7 @@ def test_the_kernel_gives_them() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", probe],
-        env=box.environment(),
+        env=machine.environment(),
         capture_output=True,
         text=True,
         check=True,
@@ -284,7 +285,7 @@ def test_the_kernel_gives_them() -> None:
 def test_a_narrower_affinity_is_seen_by_a_real_process() -> None:
     one = min(os.sched_getaffinity(0))
     done = subprocess.run(
-        [sys.executable, "-c", "from serve import box; print(box.look().threads)"],
+        [sys.executable, "-c", "from serve.hardware import machine; print(machine.look().threads)"],
         preexec_fn=lambda: os.sched_setaffinity(0, {one}),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -342,7 +343,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_header_tells_what_the_writer_wrote(small: Path) -> None:
-    found = header.read(small)
+    found = model_gguf.read(small)
     assert (found.arch, found.quant, found.context) == ("llama", "F16", 8192)
     assert found.get("attention.head_count_kv") == 2
     assert found.metadata["general.tags"] == ["a", "b"]
@@ -353,14 +354,14 @@ def test_a_header_tells_what_the_writer_wrote(small: Path) -> None:
 
 
 def test_a_large_vocabulary_is_counted_and_not_built(tmp_path: Path) -> None:
-    tokens = [f"token{n}" for n in range(header.KEPT + 1)]
-    found = header.read(model(tmp_path / "m.gguf", tokens=tokens, vocab=len(tokens)))
-    assert found.metadata["tokenizer.ggml.tokens"] == found.vocabulary == header.KEPT + 1
+    tokens = [f"token{n}" for n in range(model_gguf.KEPT + 1)]
+    found = model_gguf.read(model(tmp_path / "m.gguf", tokens=tokens, vocab=len(tokens)))
+    assert found.metadata["tokenizer.ggml.tokens"] == found.vocabulary == model_gguf.KEPT + 1
 
 
 def test_every_type_of_gguf_has_its_size() -> None:
     theirs = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
-    for number, (name, block, size) in header.BLOCKS.items():
+    for number, (name, block, size) in model_gguf.BLOCKS.items():
         assert theirs[number] == (block, size), name
         assert gguf.GGMLQuantizationType(number).name == name
 
@@ -382,7 +383,7 @@ def test_what_is_no_gguf_is_refused_with_a_sentence(
     path = tmp_path / "thing.gguf"
     path.write_bytes(content)
     with pytest.raises(RigError, match=says):
-        header.read(path)
+        model_gguf.read(path)
 
 
 def test_a_half_downloaded_file_is_refused_with_the_numbers(small: Path, tmp_path: Path) -> None:
@@ -390,14 +391,14 @@ def test_a_half_downloaded_file_is_refused_with_the_numbers(small: Path, tmp_pat
     half = tmp_path / "half.gguf"
     half.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RigError, match=f"not all there .{len(whole) // 2:,} of"):
-        header.read(half)
+        model_gguf.read(half)
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RigError, match="folder"):
-        header.read(tmp_path)
+        model_gguf.read(tmp_path)
     with pytest.raises(RigError, match="no file"):
-        header.read(tmp_path / "none.gguf")
+        model_gguf.read(tmp_path / "none.gguf")
 
 
 @settings(
@@ -417,7 +418,7 @@ def test_a_damaged_header_never_does_worse_than_a_sentence(
     path = tmp_path / "fuzzed.gguf"
     path.write_bytes(data)
     with pytest.raises(RigError):
-        header.read(path)
+        model_gguf.read(path)
 
 
 def test_a_split_model_is_all_its_parts(small: Path, tmp_path: Path) -> None:
@@ -431,20 +432,20 @@ def test_a_split_model_is_all_its_parts(small: Path, tmp_path: Path) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    found = header.read(tmp_path / names[0])
+    found = model_gguf.read(tmp_path / names[0])
     assert [part.name for part in found.parts] == names
     assert found.bytes == sum((tmp_path / name).stat().st_size for name in names)
     with pytest.raises(RigError, match="later part"):
-        header.read(tmp_path / names[1])
+        model_gguf.read(tmp_path / names[1])
     (tmp_path / names[1]).unlink()
     with pytest.raises(RigError, match="missing: big-00002-of-00002"):
-        header.read(tmp_path / names[0])
+        model_gguf.read(tmp_path / names[0])
 
 
 # ---------------------------------------------------------------------------------------------
 # what fits
 
-LLAMA_8B = header.Header(
+LLAMA_8B = model_gguf.Header(
     Path("llama-3.1-8b-q4_k_m.gguf"),
     {
         "general.architecture": "llama", "llama.block_count": 32, "llama.context_length": 131072,
@@ -457,7 +458,7 @@ LLAMA_8B = header.Header(
 )  # fmt: skip
 
 
-class Weighing(header.Header):
+class Weighing(model_gguf.Header):
     """A header whose file we do not have: Llama 3.1 8B Q4_K_M weighs 4.92 GB."""
 
     @property
@@ -468,21 +469,21 @@ class Weighing(header.Header):
 EIGHT = Weighing(LLAMA_8B.path, LLAMA_8B.metadata, (), ())
 
 
-def a_box(free: float, memory: float = 16) -> box.Box:
-    return box.Box(4, 4, 4, None, int(memory * GIB), int(free * GIB))
+def a_box(free: float, memory: float = 16) -> machine.Box:
+    return machine.Box(4, 4, 4, None, int(memory * GIB), int(free * GIB))
 
 
 def test_llama_8b_keeps_128_kib_for_each_token() -> None:
-    assert fit.cache_bytes(EIGHT, 1024) == 1024 * 128 * 1024
-    assert fit.cache_bytes(EIGHT, 8192) == GIB
-    assert fit.cache_bytes(EIGHT, 131072) == 16 * GIB
-    assert fit.cache_bytes(EIGHT, 8192, "q8_0") == GIB * 17 // 32
-    assert fit.cache_bytes(EIGHT, 1) == fit.cache_bytes(EIGHT, 256), "llama.cpp pads to 256"
+    assert memory.cache_bytes(EIGHT, 1024) == 1024 * 128 * 1024
+    assert memory.cache_bytes(EIGHT, 8192) == GIB
+    assert memory.cache_bytes(EIGHT, 131072) == 16 * GIB
+    assert memory.cache_bytes(EIGHT, 8192, "q8_0") == GIB * 17 // 32
+    assert memory.cache_bytes(EIGHT, 1) == memory.cache_bytes(EIGHT, 256), "llama.cpp pads to 256"
 
 
 def test_layers_without_attention_keep_nothing() -> None:
     mixed = replace(EIGHT, metadata=EIGHT.metadata | {"llama.attention.head_count_kv": [8, 0] * 16})
-    assert fit.cache_bytes(mixed, 8192) == GIB // 2
+    assert memory.cache_bytes(mixed, 8192) == GIB // 2
 
 
 def test_the_arithmetic_is_llama_cpps_own(tmp_path: Path) -> None:
@@ -516,15 +517,15 @@ for n_ctx, micro, kind, flash in json.loads(sys.argv[2]):
         [sys.executable, "-c", probe, str(path), json.dumps(cases)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    found = header.read(path)
+    found = model_gguf.read(path)
     widened = replace(found, metadata=found.metadata | {"tokenizer.ggml.tokens": 20000})
     for (tokens, micro, kind, flash), line in zip(cases, done.stdout.splitlines(), strict=True):
         sizes = dict(
             re.findall(r"CPU (\w+) buffer size = +([\d.]+) MiB", "".join(json.loads(line)))
         )
-        ours = fit.cache_bytes(found, tokens, {1: "f16", 8: "q8_0"}[kind]) / 2**20
+        ours = memory.cache_bytes(found, tokens, {1: "f16", 8: "q8_0"}[kind]) / 2**20
         assert ours == pytest.approx(float(sizes["KV"]), abs=0.01)
-        work = (fit.work_bytes(widened, micro, 0 if flash else tokens) - fit.PROCESS) / 2**20
+        work = (memory.work_bytes(widened, micro, 0 if flash else tokens) - memory.PROCESS) / 2**20
         assert float(sizes["compute"]) <= work <= 1.25 * float(sizes["compute"])
 
 
@@ -538,49 +539,49 @@ for n_ctx, micro, kind, flash in json.loads(sys.argv[2]):
     ],
 )
 def test_a_context_is_chosen_that_leaves_the_box_alive(free: float, context: int, why: str) -> None:
-    found = fit.fit(EIGHT, a_box(free))
+    found = memory.fit(EIGHT, a_box(free))
     assert found.context == context, why
     assert found.need < free * GIB
 
 
 def test_scores_kept_for_plain_attention_leave_less_room_for_the_context() -> None:
-    plain, tiles = (fit.fit(EIGHT, a_box(8), flash_attn=flash) for flash in (False, True))
+    plain, tiles = (memory.fit(EIGHT, a_box(8), flash_attn=flash) for flash in (False, True))
     assert plain.context < tiles.context
     assert plain.need < 8 * GIB
-    assert fit.fit(EIGHT, a_box(8), 18432).context == 18432
+    assert memory.fit(EIGHT, a_box(8), 18432).context == 18432
     with pytest.raises(RigError, match=r"Ask for --ctx \d+ or less"):
-        fit.fit(EIGHT, a_box(8), 18432, flash_attn=False)
+        memory.fit(EIGHT, a_box(8), 18432, flash_attn=False)
 
 
 def test_what_is_asked_for_is_taken_if_it_fits() -> None:
-    assert fit.fit(EIGHT, a_box(12), 32768).context == 32768
-    assert fit.fit(EIGHT, a_box(28, 32), 131072).context == 131072
+    assert memory.fit(EIGHT, a_box(12), 32768).context == 32768
+    assert memory.fit(EIGHT, a_box(28, 32), 131072).context == 131072
 
 
 def test_what_cannot_fit_is_refused_and_told_what_would() -> None:
     with pytest.raises(RigError) as caught:
-        fit.fit(EIGHT, a_box(8), 65536)
+        memory.fit(EIGHT, a_box(8), 65536)
     largest = int(re.search(r"--ctx (\d+) or less", caught.value.message)[1])  # type: ignore[index]
     assert "8.0 GiB are free" in caught.value.message
-    assert fit.fit(EIGHT, a_box(8), largest).context == largest, "the advice is right"
+    assert memory.fit(EIGHT, a_box(8), largest).context == largest, "the advice is right"
     with pytest.raises(RigError):
-        fit.fit(EIGHT, a_box(8), largest + 256)
+        memory.fit(EIGHT, a_box(8), largest + 256)
 
 
 def test_a_model_too_large_for_the_box_is_refused_before_it_is_loaded() -> None:
     with pytest.raises(RigError, match="smaller quantisation"):
-        fit.fit(EIGHT, a_box(4))
+        memory.fit(EIGHT, a_box(4))
 
 
 def test_a_quantised_cache_holds_more() -> None:
     with pytest.raises(RigError, match="q8_0"):
-        fit.fit(EIGHT, a_box(8), 24576)
-    assert fit.fit(EIGHT, a_box(8), 24576, cache="q8_0").context == 24576
+        memory.fit(EIGHT, a_box(8), 24576)
+    assert memory.fit(EIGHT, a_box(8), 24576, cache="q8_0").context == 24576
 
 
 def test_more_than_the_model_was_trained_on_is_wrong_use() -> None:
     with pytest.raises(WrongUse, match="131072"):
-        fit.fit(EIGHT, a_box(64, 64), 200_000)
+        memory.fit(EIGHT, a_box(64, 64), 200_000)
 
 
 @pytest.mark.parametrize(
@@ -595,7 +596,7 @@ def test_more_than_the_model_was_trained_on_is_wrong_use() -> None:
 def test_copies_of_what_rests_are_counted_and_never_in_the_way(
     free: float, context: int, parked: int, why: str
 ) -> None:
-    found = fit.fit(EIGHT, a_box(free), context)
+    found = memory.fit(EIGHT, a_box(free), context)
     assert found.parked // 2**20 == pytest.approx(parked, abs=40), why
     assert found.need == found.weights + found.cache + found.work + found.parked < free * GIB
     assert "kept prefixes" in found.sentence()
@@ -605,4 +606,4 @@ def test_a_step_is_as_large_in_the_command_as_in_the_arithmetic() -> None:
     from serve.cli import serve
 
     default = next(option.default for option in serve.params if option.name == "batch")
-    assert default == fit.BATCH == Settings(model="", ctx=1).batch
+    assert default == memory.BATCH == EngineConfig(model="", ctx=1).batch

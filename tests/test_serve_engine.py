@@ -10,22 +10,22 @@ from typing import Any
 
 import llama_cpp
 import pytest
-import serve_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rig.errors import RigError
-from serve.engine import Engine
-from serve.engine_native import Native, model_params
-from serve.engine_pace import STEP_TOGETHER, Pace
-from serve.engine_reply import Event, Job
-from serve.engine_threads import Threads
-from serve.grammar import Grammars
-from serve.prefix import Residents
-from serve.prefix_disk import PrefixDisk
-from serve.sampling import Sampler, Sampling, _chain
+from serve.engine.cost_model import STEP_TOGETHER, CostModel
+from serve.engine.grammar import GrammarCompiler
+from serve.engine.kv_disk import DiskKVCache
+from serve.engine.kv_slots import SlotPool
+from serve.engine.llama import LlamaContext, model_params
+from serve.engine.sampling import Sampler, SamplerParams, _chain
+from serve.engine.scheduler import Scheduler
+from serve.engine.sequence import Output, Request
+from serve.engine.threads import ThreadTuner
+from support import serve_gguf
 
-GREEDY = Sampling(temperature=0)
+GREEDY = SamplerParams(temperature=0)
 TEXT = "the hat in on an the he in the hat on the tin; "
 
 
@@ -34,7 +34,7 @@ class Desk:
 
     def __init__(self, path: Path, *, ctx: int = 1024, sequences: int = 12, **options: Any) -> None:
         adapters = options.pop("adapters", ())
-        self.native = Native(
+        self.native = LlamaContext(
             path,
             ctx=ctx,
             batch=512,
@@ -44,15 +44,15 @@ class Desk:
             adapters=adapters,
         )
         self.path = path
-        self.said: dict[int, Event] = {}
+        self.said: dict[int, Output] = {}
         self.order: list[int] = []
-        self.engine = Engine(self.native, self._take, **options)
-        self.grammars = Grammars(self.native)
+        self.engine = Scheduler(self.native, self._take, **options)
+        self.grammars = GrammarCompiler(self.native)
         self._next = 0
 
-    def _take(self, events: list[Event]) -> None:
+    def _take(self, events: list[Output]) -> None:
         for event in events:
-            so_far = self.said.setdefault(event.id, Event(event.id))
+            so_far = self.said.setdefault(event.id, Output(event.id))
             so_far.tokens += event.tokens
             so_far.text += event.text
             so_far.logprobs += event.logprobs
@@ -70,14 +70,14 @@ class Desk:
         self._next += 1
         tokens = self.tokens(prompt) if isinstance(prompt, str) else prompt
         whole: dict[str, Any] = {"max_tokens": 24, "sampling": GREEDY, **asked}
-        self.engine.submit(Job(self._next, tokens, **whole))
+        self.engine.add_request(Request(self._next, tokens, **whole))
         return self._next
 
     def run(self, steps: int = 100_000) -> None:
-        while steps and self.engine.step():
+        while steps and self.engine.run_step():
             steps -= 1
 
-    def ask(self, prompt: str | list[int], **asked: Any) -> Event:
+    def ask(self, prompt: str | list[int], **asked: Any) -> Output:
         job = self.submit(prompt, **asked)
         self.run()
         return self.said[job]
@@ -135,7 +135,7 @@ def test_a_request_joins_and_leaves_between_any_two_steps(model: Path) -> None:
         expected[i] = Desk(model).ask(prompt, max_tokens=n).tokens
         jobs.append(desk.submit(prompt, max_tokens=n))
         for _ in range(rng.randrange(6)):
-            desk.engine.step()
+            desk.engine.run_step()
     desk.run()
     assert {i: desk.said[job].tokens for i, job in enumerate(jobs)} == expected
 
@@ -144,13 +144,15 @@ def test_reading_a_long_prompt_does_not_stop_those_who_write(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = Desk(model, ctx=4096)
-    monkeypatch.setattr(desk.engine.pace, "chunk", lambda writers: 32 if writers else 512)
+    monkeypatch.setattr(
+        desk.engine.cost_model, "prefill_chunk_size", lambda writers: 32 if writers else 512
+    )
     writer = desk.submit("the hat", max_tokens=200)
     desk.run(5)
     reader = desk.submit("x" * 1600, max_tokens=1)
     before, steps = len(desk.said[writer].tokens), 0
     while reader not in desk.said:
-        desk.engine.step()
+        desk.engine.run_step()
         steps += 1
     assert steps >= 1600 // 32
     assert len(desk.said[writer].tokens) - before >= steps - 2
@@ -158,7 +160,7 @@ def test_reading_a_long_prompt_does_not_stop_those_who_write(
 
 def test_a_fixed_seed_repeats_and_none_is_another_each_time(desk: Desk) -> None:
     def ask(seed: int | None) -> list[int]:
-        return desk.ask(TEXT, sampling=Sampling(temperature=1.5, seed=seed)).tokens
+        return desk.ask(TEXT, sampling=SamplerParams(temperature=1.5, seed=seed)).tokens
 
     assert ask(7) == ask(7)
     assert ask(0) == ask(0), "0 is a seed like any other"
@@ -169,33 +171,38 @@ def test_a_fixed_seed_repeats_and_none_is_another_each_time(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("sampling", "why"),
     [
-        (Sampling(temperature=5.0, top_k=1, seed=1), "one candidate is left"),
+        (SamplerParams(temperature=5.0, top_k=1, seed=1), "one candidate is left"),
         (
-            Sampling(temperature=5.0, top_k=0, top_p=0.0, seed=1),
+            SamplerParams(temperature=5.0, top_k=0, top_p=0.0, seed=1),
             "only the likeliest is in the nucleus",
         ),
-        (Sampling(temperature=5.0, top_k=0, top_p=1.0, min_p=1.0, seed=1), "none is as likely"),
-        (Sampling(temperature=0, top_k=3), "nothing is drawn at temperature 0"),
+        (
+            SamplerParams(temperature=5.0, top_k=0, top_p=1.0, min_p=1.0, seed=1),
+            "none is as likely",
+        ),
+        (SamplerParams(temperature=0, top_k=3), "nothing is drawn at temperature 0"),
     ],
 )
-def test_cuts_that_leave_one_token_are_greedy(desk: Desk, sampling: Sampling, why: str) -> None:
+def test_cuts_that_leave_one_token_are_greedy(
+    desk: Desk, sampling: SamplerParams, why: str
+) -> None:
     assert desk.ask(TEXT, sampling=sampling).tokens == desk.ask(TEXT).tokens, why
 
 
 @pytest.mark.parametrize(
     "asked",
     [
-        Sampling(temperature=1.5, seed=3),
-        Sampling(temperature=0.7, top_k=5, top_p=0.8, min_p=0.0, seed=3),
-        Sampling(temperature=1.0, top_k=0, seed=3),
-        Sampling(temperature=1.0, top_k=1000, typical_p=0.9, seed=3),
-        Sampling(temperature=1.0, presence_penalty=2.0, seed=3),
-        Sampling(temperature=0, logit_bias=((70, 3.0), (80, -1e9))),
-        Sampling(temperature=1.2, logit_bias=((70, 9.0), (70, -2.0), (80, -1e9)), seed=3),
+        SamplerParams(temperature=1.5, seed=3),
+        SamplerParams(temperature=0.7, top_k=5, top_p=0.8, min_p=0.0, seed=3),
+        SamplerParams(temperature=1.0, top_k=0, seed=3),
+        SamplerParams(temperature=1.0, top_k=1000, typical_p=0.9, seed=3),
+        SamplerParams(temperature=1.0, presence_penalty=2.0, seed=3),
+        SamplerParams(temperature=0, logit_bias=((70, 3.0), (80, -1e9))),
+        SamplerParams(temperature=1.2, logit_bias=((70, 9.0), (70, -2.0), (80, -1e9)), seed=3),
     ],
 )
 def test_the_short_list_of_candidates_is_drawn_from_as_llama_cpp_draws_from_all(
-    desk: Desk, asked: Sampling
+    desk: Desk, asked: SamplerParams
 ) -> None:
     """The same tokens as llama.cpp's own sampler, which looks at the whole vocabulary each time."""
     native = desk.native
@@ -209,30 +216,32 @@ def test_the_short_list_of_candidates_is_drawn_from_as_llama_cpp_draws_from_all(
     ours = Sampler(native, asked)
     token, said = 65, []
     for pos in range(60):
-        native.token[0], native.pos[0], native.seq[0], native.wants[0] = token, pos, 0, 1
+        native.token[0], native.pos[0], native.seq[0], native.wants_logits[0] = token, pos, 0, 1
         assert native.decode(1) == 0
-        before = native.logits(0).copy()
+        before = native.row_logits(0).copy()
         expected = llama_cpp.llama_sampler_sample(theirs, native.ctx, 0)
-        token = ours.pick(0)
+        token = ours.sample_token(0)
         assert token == expected
-        assert (native.logits(0) == before).all(), "the model's own scores are as they were"
+        assert (native.row_logits(0) == before).all(), "the model's own scores are as they were"
         said.append(token)
     assert len(set(said)) > 5
-    ours.close()
+    ours.free_chain()
     llama_cpp.llama_sampler_free(theirs)
 
 
 def test_a_bias_forbids_and_forces_tokens(desk: Desk) -> None:
     first = desk.ask(TEXT).tokens[0]
-    forbidden = desk.ask(TEXT, sampling=Sampling(temperature=0, logit_bias=((first, -100.0),)))
+    forbidden = desk.ask(TEXT, sampling=SamplerParams(temperature=0, logit_bias=((first, -100.0),)))
     assert first not in forbidden.tokens
-    forced = desk.ask(TEXT, sampling=Sampling(temperature=0, logit_bias=((65, 1e9),)))
+    forced = desk.ask(TEXT, sampling=SamplerParams(temperature=0, logit_bias=((65, 1e9),)))
     assert forced.text == "A" * 24
 
 
 def test_a_penalty_ends_repetition(desk: Desk) -> None:
     plain = desk.ask(TEXT, max_tokens=60).tokens
-    spread = desk.ask(TEXT, max_tokens=60, sampling=Sampling(temperature=0, presence_penalty=9.0))
+    spread = desk.ask(
+        TEXT, max_tokens=60, sampling=SamplerParams(temperature=0, presence_penalty=9.0)
+    )
     assert len(set(plain)) < 40
     assert len(set(spread.tokens)) == 60
 
@@ -247,12 +256,14 @@ def test_stop_strings_end_the_reply_and_do_not_show(desk: Desk) -> None:
 
 def test_an_end_token_ends_the_reply(desk: Desk) -> None:
     eot = desk.tokens("<|eot_id|>")[-1]
-    said = desk.ask(TEXT, sampling=Sampling(temperature=0, logit_bias=((eot, 1e9),)))
+    said = desk.ask(TEXT, sampling=SamplerParams(temperature=0, logit_bias=((eot, 1e9),)))
     assert (said.finish, said.text, said.tokens) == ("stop", "", [eot])
 
 
 def test_log_probabilities_are_the_model_s(desk: Desk) -> None:
-    said = desk.ask(TEXT, max_tokens=5, logprobs=260, sampling=Sampling(temperature=0.7, seed=3))
+    said = desk.ask(
+        TEXT, max_tokens=5, logprobs=260, sampling=SamplerParams(temperature=0.7, seed=3)
+    )
     assert len(said.logprobs) == 5
     for token, row in zip(said.tokens, said.logprobs, strict=True):
         (chosen, chance), *likeliest = row
@@ -265,16 +276,16 @@ def test_log_probabilities_are_the_model_s(desk: Desk) -> None:
 
 def test_a_full_context_ends_the_reply_and_nothing_is_cut_off(model: Path) -> None:
     desk = Desk(model, ctx=256, sequences=4)
-    said = desk.ask(TEXT, max_tokens=None, sampling=Sampling(temperature=1.0, seed=5))
+    said = desk.ask(TEXT, max_tokens=None, sampling=SamplerParams(temperature=1.0, seed=5))
     assert said.finish in ("length", "stop")
     long = desk.ask(TEXT, max_tokens=None, sampling=no_end(desk))
     assert long.finish == "length"
     assert len(desk.tokens(TEXT)) + len(long.tokens) == 256
 
 
-def no_end(desk: Desk) -> Sampling:
+def no_end(desk: Desk) -> SamplerParams:
     """Greedy, and the reply never ends by itself."""
-    return Sampling(temperature=0, logit_bias=((desk.tokens("<|eot_id|>")[-1], -1e9),))
+    return SamplerParams(temperature=0, logit_bias=((desk.tokens("<|eot_id|>")[-1], -1e9),))
 
 
 def test_when_cells_run_out_a_reply_steps_back_and_is_finished_later(model: Path) -> None:
@@ -287,10 +298,12 @@ def test_when_cells_run_out_a_reply_steps_back_and_is_finished_later(model: Path
         desk.submit(TEXT + str(i), max_tokens=150, sampling=no_end(desk), urgent=i != 2)
         for i in range(4)
     ]
-    desk.engine.step()
+    desk.engine.run_step()
     while not desk.engine._waiting:
-        desk.engine.step()
-    assert [w.job.id for w in desk.engine._waiting] == [jobs[2]], "the bot's reply, not a person's"
+        desk.engine.run_step()
+    assert [w.request.id for w in desk.engine._waiting] == [jobs[2]], (
+        "the bot's reply, not a person's"
+    )
     desk.run()
     assert [desk.said[job].tokens for job in jobs] == expected
     assert [desk.said[job].finish for job in jobs] == ["length"] * 4
@@ -299,13 +312,13 @@ def test_when_cells_run_out_a_reply_steps_back_and_is_finished_later(model: Path
 def test_a_cancelled_reply_is_gone_after_one_step(desk: Desk) -> None:
     job, other = desk.submit(TEXT, max_tokens=500), desk.submit("he", max_tokens=5)
     desk.run(3)
-    desk.engine.cancel(job)
-    desk.engine.step()
+    desk.engine.cancel_request(job)
+    desk.engine.run_step()
     assert desk.said[job].finish == "cancelled"
     desk.run()
     assert desk.said[other].finish == "length"
     waiting = desk.submit(TEXT)
-    desk.engine.cancel(waiting)
+    desk.engine.cancel_request(waiting)
     desk.run()
     assert desk.said[waiting].finish == "cancelled"
 
@@ -314,14 +327,14 @@ def test_a_running_decode_stops_at_once_when_nobody_needs_it(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = Desk(model, ctx=4096)
-    monkeypatch.setattr(desk.engine.pace, "chunk", lambda writers: 512)
+    monkeypatch.setattr(desk.engine.cost_model, "prefill_chunk_size", lambda writers: 512)
     job = desk.submit("x" * 3000)
-    desk.engine.step()
+    desk.engine.run_step()
     decode: Callable[[int], int] = desk.native.decode
     results = []
 
     def cancelled_meanwhile(rows: int) -> int:
-        desk.engine.cancel(job)
+        desk.engine.cancel_request(job)
         results.append(decode(rows))
         return results[-1]
 
@@ -337,9 +350,9 @@ def test_a_paused_reply_rests_and_goes_on(desk: Desk) -> None:
     expected = desk.ask(TEXT, max_tokens=30).tokens
     job = desk.submit(TEXT, max_tokens=30)
     desk.run(5)
-    desk.engine.pause(job)
-    assert not desk.engine.step()
-    desk.engine.pause(job, False)
+    desk.engine.pause_request(job)
+    assert not desk.engine.run_step()
+    desk.engine.pause_request(job, False)
     desk.run()
     assert desk.said[job].tokens == expected
 
@@ -347,8 +360,8 @@ def test_a_paused_reply_rests_and_goes_on(desk: Desk) -> None:
 def test_what_was_written_before_a_crash_is_continued(desk: Desk) -> None:
     for sampling in (
         GREEDY,
-        Sampling(temperature=1.2, seed=4),
-        Sampling(temperature=0, repeat_penalty=1.3),
+        SamplerParams(temperature=1.2, seed=4),
+        SamplerParams(temperature=0, repeat_penalty=1.3),
     ):
         whole = desk.ask(TEXT, max_tokens=30, sampling=sampling)
         rest = desk.ask(TEXT, max_tokens=30, sampling=sampling, already=whole.tokens[:13])
@@ -370,13 +383,13 @@ def test_those_who_come_together_wait_for_the_prefix_that_one_of_them_reads(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = Desk(model, ctx=4096)
-    monkeypatch.setattr(desk.engine.pace, "chunk", lambda writers: 64)
+    monkeypatch.setattr(desk.engine.cost_model, "prefill_chunk_size", lambda writers: 64)
     jobs = [desk.submit(TEXT * 20 + f"question {i}") for i in range(6)]
     desk.run()
     common = len(desk.tokens(TEXT * 20))
     read = sum(desk.said[job].timings["prompt_n"] for job in jobs)
     assert read < common + 6 * 32
-    assert desk.engine.counts["cells_used"] < common + 6 * 64
+    assert desk.engine.status_counts["cells_used"] < common + 6 * 64
     alone = [Desk(model).ask(TEXT * 20 + f"question {i}").tokens for i in range(6)]
     assert [desk.said[job].tokens for job in jobs] == alone
 
@@ -386,7 +399,7 @@ def test_a_conversation_goes_on_where_it_was(desk: Desk) -> None:
     prompt = [*desk.tokens(TEXT), *first.tokens, *desk.tokens("and then?")]
     second = desk.ask(prompt)
     assert second.timings["cache_n"] >= len(desk.tokens(TEXT)) + 19
-    assert desk.engine.counts["sequences"] == 1, "the second turn took the first one's place"
+    assert desk.engine.status_counts["sequences"] == 1, "the second turn took the first one's place"
 
 
 def test_what_rests_is_out_of_the_way_while_the_next_prompt_is_read(desk: Desk) -> None:
@@ -394,7 +407,7 @@ def test_what_rests_is_out_of_the_way_while_the_next_prompt_is_read(desk: Desk) 
     said = desk.ask(first)
     desk.submit(second)
     desk.run(steps=1)
-    assert desk.engine.counts["cells_used"] <= len(second)
+    assert desk.engine.status_counts["cells_used"] <= len(second)
     desk.run()
     again = desk.ask(first)
     assert again.timings["cache_n"] == len(first) - 1, "its copy was brought back"
@@ -412,7 +425,7 @@ def test_what_is_too_large_for_a_copy_stays_where_there_is_room_for_both(model: 
     assert len(first) + len(long) > desk.native.n_ctx
     desk.submit(long)
     desk.run(steps=1)
-    assert desk.engine.counts["cells_used"] <= len(long)
+    assert desk.engine.status_counts["cells_used"] <= len(long)
 
 
 def test_idle_prefixes_make_room_for_whoever_needs_it(model: Path) -> None:
@@ -420,31 +433,31 @@ def test_idle_prefixes_make_room_for_whoever_needs_it(model: Path) -> None:
     for i in range(20):
         prompt = f"{i} " + "y" * (100 + 15 * i)
         assert desk.ask(prompt).tokens == Desk(model).ask(prompt).tokens
-    assert desk.engine.counts["cells_used"] <= 512
+    assert desk.engine.status_counts["cells_used"] <= 512
 
 
 def test_a_prefix_is_there_after_a_restart(model: Path, tmp_path: Path) -> None:
     prompt = TEXT * 20
-    before = Desk(model, disk=PrefixDisk(tmp_path, 1 << 30, "a"))
+    before = Desk(model, disk=DiskKVCache(tmp_path, 1 << 30, "a"))
     said = before.ask(prompt + "one")
-    before.engine.finish()
-    after = Desk(model, disk=PrefixDisk(tmp_path, 1 << 30, "a"))
+    before.engine.flush_to_disk()
+    after = Desk(model, disk=DiskKVCache(tmp_path, 1 << 30, "a"))
     again = after.ask(prompt + "two")
     assert said.timings["cache_n"] == 0
     assert again.timings["cache_n"] >= len(after.tokens(prompt)) - 2
     assert again.tokens == Desk(model).ask(prompt + "two").tokens
-    other = Desk(model, disk=PrefixDisk(tmp_path, 1 << 30, "another model"))
+    other = Desk(model, disk=DiskKVCache(tmp_path, 1 << 30, "another model"))
     assert other.ask(prompt + "two").timings["cache_n"] == 0, "cells belong to one model"
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "empty"])
 def test_a_damaged_prefix_is_computed_again(model: Path, tmp_path: Path, damage: str) -> None:
     prompt = TEXT * 20
-    before = Desk(model, disk=PrefixDisk(tmp_path, 1 << 30, "a"))
+    before = Desk(model, disk=DiskKVCache(tmp_path, 1 << 30, "a"))
     before.ask(prompt)
-    before.engine.finish()
+    before.engine.flush_to_disk()
     (file,) = tmp_path.glob("*.kv")
-    after = Desk(model, disk=PrefixDisk(tmp_path, 1 << 30, "a"))
+    after = Desk(model, disk=DiskKVCache(tmp_path, 1 << 30, "a"))
     data = bytearray(file.read_bytes())
     match damage:
         case "flip":
@@ -463,70 +476,70 @@ def test_a_damaged_prefix_is_computed_again(model: Path, tmp_path: Path, damage:
 
 
 def test_the_disk_keeps_to_its_limit_and_forgets_the_oldest(model: Path, tmp_path: Path) -> None:
-    measure = Desk(model, disk=PrefixDisk(tmp_path / "x", 1 << 30, "a"))
+    measure = Desk(model, disk=DiskKVCache(tmp_path / "x", 1 << 30, "a"))
     measure.ask("0" * 300)
-    measure.engine.finish()
+    measure.engine.flush_to_disk()
     size = next((tmp_path / "x").glob("*.kv")).stat().st_size
-    disk = PrefixDisk(tmp_path / "y", int(3.5 * size), "a")
+    disk = DiskKVCache(tmp_path / "y", int(3.5 * size), "a")
     desk = Desk(model, disk=disk)
     for i in range(6):
         disk._budget = float(10 * size)  # the other limit is not what this is about
         desk.ask(str(i) * 300)
-        desk.engine.finish()
+        desk.engine.flush_to_disk()
         files = list((tmp_path / "y").glob("*.kv"))
         assert sum(f.stat().st_size for f in files) <= 3.5 * size
-    fresh = PrefixDisk(tmp_path / "y", int(3.5 * size), "a")
-    found = [fresh.longest(desk.tokens(str(i) * 300), (), 0) is not None for i in range(6)]
+    fresh = DiskKVCache(tmp_path / "y", int(3.5 * size), "a")
+    found = [fresh.longest_prefix(desk.tokens(str(i) * 300), (), 0) is not None for i in range(6)]
     assert found == [False, False, False, True, True, True]
 
 
 def test_no_more_is_written_in_six_hours_than_the_limit(model: Path, tmp_path: Path) -> None:
-    disk = PrefixDisk(tmp_path, 250_000, "a")
+    disk = DiskKVCache(tmp_path, 250_000, "a")
     desk = Desk(model, disk=disk)
     for i in range(12):
         desk.ask(chr(65 + i) * 300)
-        desk.engine.finish()
+        desk.engine.flush_to_disk()
     written = sum(1 for kept in disk._kept)
     assert 1 <= written <= 3
     disk._budget_at -= 6 * 3600
     desk.ask("z" * 300)
-    desk.engine.finish()
-    assert disk.longest(desk.tokens("z" * 300), (), 0) is not None
+    desk.engine.flush_to_disk()
+    assert disk.longest_prefix(desk.tokens("z" * 300), (), 0) is not None
 
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_cells_are_counted_once_however_sequences_share_them(data: st.DataObject) -> None:
     """Against a model that knows for each sequence which cells it refers to."""
-    residents = Residents(8)
+    residents = SlotPool(8)
     cells: dict[Any, set[tuple[int, int]]] = {}
     fresh = 0
     for _ in range(data.draw(st.integers(1, 40))):
         here = list(residents)
-        choices = ["add"] * (not residents.full) + ["grow", "drop", "busy"] * bool(here)
+        choices = ["add"] * (not residents.is_full) + ["grow", "drop", "busy"] * bool(here)
         match data.draw(st.sampled_from(choices)):
             case "add":
                 source = data.draw(st.sampled_from([None, *here]))
-                length = data.draw(st.integers(0, source.held)) if source else 0
-                made = residents.add([], ())
-                made.held = length
+                length = data.draw(st.integers(0, source.num_cells)) if source else 0
+                made = residents.take_slot([], ())
+                made.num_cells = length
                 if source is not None and length:
-                    made.source, made.shared = source, length
+                    made.source, made.num_shared_cells = source, length
                 cells[made] = {c for c in cells.get(source, set()) if c[0] < length}
             case "grow":
                 one = data.draw(st.sampled_from(here))
                 for _ in range(data.draw(st.integers(1, 5))):
-                    cells[one].add((one.held, fresh := fresh + 1))
-                    one.held += 1
+                    cells[one].add((one.num_cells, fresh := fresh + 1))
+                    one.num_cells += 1
             case "drop":
                 one = data.draw(st.sampled_from(here))
-                residents.remove(one)
+                residents.free_slot(one)
                 del cells[one]
             case "busy":
                 one = data.draw(st.sampled_from(here))
                 one.busy = not one.busy
-        assert residents.used == len(set().union(*cells.values()))
-        assert residents.pinned == len(set().union(*(cells[r] for r in residents if r.busy)))
+        assert residents.used_cells == len(set().union(*cells.values()))
+        assert residents.pinned_cells == len(set().union(*(cells[r] for r in residents if r.busy)))
 
 
 # Guessing ahead ---------------------------------------------------------------------------------
@@ -537,55 +550,57 @@ def test_guesses_are_taken_where_text_repeats_and_change_nothing(
 ) -> None:
     desk, plain = Desk(model, ctx=4096), Desk(model, ctx=4096, drafting=False)
     monkeypatch.setattr(
-        desk.engine.pace, "guesses", lambda writers, chances: [len(c) for c in chances]
+        desk.engine.cost_model, "draft_lengths", lambda writers, chances: [len(c) for c in chances]
     )
     said = desk.ask(TEXT, max_tokens=600, sampling=no_end(desk))
     assert said.tokens == plain.ask(TEXT, max_tokens=600, sampling=no_end(plain)).tokens
     assert said.timings["draft_n_accepted"] > 100, "greedy nonsense goes round in circles"
     assert desk.engine.steps < plain.engine.steps
-    drawn = Sampling(temperature=1.0, seed=9)
+    drawn = SamplerParams(temperature=1.0, seed=9)
     assert desk.ask(TEXT, sampling=drawn).tokens == plain.ask(TEXT, sampling=drawn).tokens
 
 
 def test_guesses_that_do_not_pay_are_not_made() -> None:
-    pace = Pace(512)
+    pace = CostModel(512)
     for _ in range(20):
         for rows, seconds in ((1, 0.010), (2, 0.020), (3, 0.030), (9, 0.090)):
-            pace.learn(seconds, rows, 0)
-    assert pace.guesses(1, [[0.9**n for n in range(1, 9)]]) == [0], "a row costs as much as a step"
+            pace.record_step(seconds, rows, 0)
+    assert pace.draft_lengths(1, [[0.9**n for n in range(1, 9)]]) == [0], (
+        "a row costs as much as a step"
+    )
     for _ in range(50):
         for rows, seconds in ((1, 0.010), (2, 0.011), (3, 0.012), (9, 0.018)):
-            pace.learn(seconds, rows, 0)
-    assert pace.guesses(1, [[0.9**n for n in range(1, 9)]])[0] >= 4
-    assert pace.guesses(1, [[0.05**n for n in range(1, 9)]]) == [0], "hardly ever right"
-    assert pace.guesses(2, [[0.9, 0.8], [0.01, 0.001]]) == [2, 0], "each reply for itself"
+            pace.record_step(seconds, rows, 0)
+    assert pace.draft_lengths(1, [[0.9**n for n in range(1, 9)]])[0] >= 4
+    assert pace.draft_lengths(1, [[0.05**n for n in range(1, 9)]]) == [0], "hardly ever right"
+    assert pace.draft_lengths(2, [[0.9, 0.8], [0.01, 0.001]]) == [2, 0], "each reply for itself"
 
 
 def test_a_bad_time_with_guesses_is_forgotten_in_the_end() -> None:
-    pace = Pace(512)
+    pace = CostModel(512)
     for _ in range(20):
-        pace.learn(0.010, 1, 0)
-        pace.learn(0.2, 9, 0)  # something else wanted the machine
-        pace.learn(0.064, 0, 64)
+        pace.record_step(0.010, 1, 0)
+        pace.record_step(0.2, 9, 0)  # something else wanted the machine
+        pace.record_step(0.064, 0, 64)
     chances = [[0.95**n for n in range(1, 9)]]
-    assert sum(bool(pace.guesses(1, chances)[0]) for _ in range(20)) == 0
-    assert any(pace.guesses(1, chances)[0] for _ in range(5000))
+    assert sum(bool(pace.draft_lengths(1, chances)[0]) for _ in range(20)) == 0
+    assert any(pace.draft_lengths(1, chances)[0] for _ in range(5000))
 
 
 # Pace and threads -------------------------------------------------------------------------------
 
 
 def test_a_chunk_is_as_long_as_a_step_may_take() -> None:
-    pace = Pace(512)
-    assert pace.chunk(0) == 128, "nothing is known yet"
+    pace = CostModel(512)
+    assert pace.prefill_chunk_size(0) == 128, "nothing is known yet"
     for _ in range(20):
-        pace.learn(0.020, 1, 0)
-        pace.learn(0.020 + 64 * 0.005, 1, 64)
-    assert pace.chunk(0) * 0.005 <= 1.2
-    assert 16 <= pace.chunk(1) <= STEP_TOGETHER / 0.005 + 1
+        pace.record_step(0.020, 1, 0)
+        pace.record_step(0.020 + 64 * 0.005, 1, 64)
+    assert pace.prefill_chunk_size(0) * 0.005 <= 1.2
+    assert 16 <= pace.prefill_chunk_size(1) <= STEP_TOGETHER / 0.005 + 1
     for _ in range(40):
-        pace.learn(64 * 0.00001, 0, 64)
-    assert pace.chunk(0) == 512
+        pace.record_step(64 * 0.00001, 0, 64)
+    assert pace.prefill_chunk_size(0) == 512
 
 
 class Box:
@@ -597,7 +612,7 @@ class Box:
         self.cost: dict[int, float] = {}
         self.share: dict[int, float] = {}
         self.usual: float | None = None
-        self.threads = Threads(self._use, most, lambda: self.now)
+        self.threads = ThreadTuner(self._use, most, lambda: self.now)
 
     def _use(self, n: int) -> None:
         self.n = n
@@ -607,8 +622,10 @@ class Box:
         while self.now < end:
             took = self.cost[self.n]
             self.now += took
-            trying = self.threads.trying
-            if self.threads.step(took, took * self.share[self.n] * self.n, self.usual or took):
+            trying = self.threads.in_trial
+            if self.threads.record_step(
+                took, took * self.share[self.n] * self.n, self.usual or took
+            ):
                 self.usual = None
             elif not trying:
                 self.usual = took
@@ -618,34 +635,34 @@ def test_threads_give_way_while_another_program_runs_and_come_back() -> None:
     box = Box(4)
     box.cost, box.share = {4: 0.02, 3: 0.026, 2: 0.04, 1: 0.08}, dict.fromkeys(range(1, 5), 1.0)
     box.run(20)
-    assert (box.threads.now, box.threads.changes) == (4, 0)
+    assert (box.threads.num_threads, box.threads.changes) == (4, 0)
     box.cost, box.share = {4: 0.2, 3: 0.027, 2: 0.04, 1: 0.08}, {4: 0.85, 3: 1.0, 2: 1.0, 1: 1.0}
     box.run(20)
-    assert box.threads.now == 3
+    assert box.threads.num_threads == 3
     box.cost, box.share = {4: 0.02, 3: 0.026, 2: 0.04, 1: 0.08}, dict.fromkeys(range(1, 5), 1.0)
     box.run(130)
-    assert box.threads.now == 4
+    assert box.threads.num_threads == 4
 
 
 def test_a_blip_costs_one_long_step_and_not_a_whole_prompt() -> None:
     box = Box(2)
     box.cost, box.share = {2: 1.0, 1: 2.0}, {2: 0.85, 1: 1.0}
     box.run(6)
-    assert (box.threads.now, box.n, box.threads.trying) == (2, 2, False)
+    assert (box.threads.num_threads, box.n, box.threads.in_trial) == (2, 2, False)
     assert box.now == 6.0, "two trials of one step of two seconds, two steps of one"
     box.cost, box.share = {2: 9.0, 1: 2.0}, {2: 0.6, 1: 1.0}
     box.run(30)
-    assert box.threads.now == 1
+    assert box.threads.num_threads == 1
     box.cost, box.share = {2: 1.0, 1: 2.0}, {2: 1.0, 1: 1.0}
     box.run(5)
-    assert (box.threads.now, box.threads.trying) == (2, False), "and back at once"
+    assert (box.threads.num_threads, box.threads.in_trial) == (2, False), "and back at once"
 
 
 def test_trials_that_change_nothing_become_rare() -> None:
     box = Box(2)
     box.cost, box.share = {2: 0.02, 1: 0.02}, {2: 0.5, 1: 1.0}
     box.run(600)
-    assert box.threads.now == 2
+    assert box.threads.num_threads == 2
     assert box.threads._pause == 60.0
 
 
@@ -665,8 +682,8 @@ POST = {
 
 def test_a_schema_holds_whatever_is_sampled(desk: Desk) -> None:
     for seed in range(8):
-        sampling = Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
-        matcher = desk.grammars.matcher({"schema": POST})
+        sampling = SamplerParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
+        matcher = desk.grammars.make_matcher({"schema": POST})
         said = desk.ask(TEXT, matcher=matcher, sampling=sampling, max_tokens=300)
         found = json.loads(said.text)
         assert said.finish == "stop"
@@ -691,11 +708,11 @@ def test_a_model_that_keeps_to_the_grammar_by_itself_is_not_slowed(desk: Desk) -
             Counting.masks += name == "compute_bitmask"
             return getattr(self._matcher, name)
 
-    anything = desk.grammars.matcher({"gbnf": r"root ::= [^\x00]*"})
+    anything = desk.grammars.make_matcher({"gbnf": r"root ::= [^\x00]*"})
     again = desk.ask(TEXT, max_tokens=10, matcher=Counting(anything))
     if "\ufffd" not in said.text:
         assert again.tokens == said.tokens
-    strict = desk.grammars.matcher({"gbnf": 'root ::= "yes" | "no"'})
+    strict = desk.grammars.make_matcher({"gbnf": 'root ::= "yes" | "no"'})
     before = Counting.masks
     assert desk.ask(TEXT, matcher=Counting(strict)).text in ("yes", "no")
     assert Counting.masks > before
@@ -717,7 +734,7 @@ def test_a_grammar_that_can_t_be_used_is_refused(
     desk: Desk, asked: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(RigError) as error:
-        desk.grammars.matcher(asked)
+        desk.grammars.make_matcher(asked)
     assert says in error.value.message
 
 
@@ -726,7 +743,7 @@ def test_a_schema_nested_without_end_is_refused(desk: Desk) -> None:
     for _ in range(10_000):
         schema = {"type": "array", "items": schema}
     with pytest.raises(RigError, match="nested"):
-        desk.grammars.matcher({"schema": schema})
+        desk.grammars.make_matcher({"schema": schema})
 
 
 TAGS = {
@@ -754,7 +771,7 @@ def test_a_taught_model_may_think_before_its_json(desk: Desk, text: str, fits: b
         "properties": {"a": {"type": "integer"}},
         "additionalProperties": False,
     }
-    matcher = desk.grammars.matcher({"schema": schema, "thought": TAGS})
+    matcher = desk.grammars.make_matcher({"schema": schema, "thought": TAGS})
     tokens = desk.native.tokenize(text, special=True, add_special=False)
     taken = matcher.try_consume_tokens(tokens)
     assert (taken == len(tokens) and matcher.is_accepting()) == fits
@@ -766,7 +783,7 @@ def test_tags_that_are_tokens_of_their_own_may_enclose_the_thought(tmp_path: Pat
     tags = {"open": "<think>", "close": "</think>", "answer_open": "", "answer_close": ""}
     for opened, text in ((False, "<think>a</think>\n\n[1]"), (True, "a</think>[1]")):
         asked = {"schema": {"type": "array"}, "thought": tags | {"opened": opened}}
-        matcher = desk.grammars.matcher(asked)
+        matcher = desk.grammars.make_matcher(asked)
         tokens = desk.native.tokenize(text, special=True, add_special=False)
         assert matcher.try_consume_tokens(tokens) == len(tokens), matcher.get_error()
         assert matcher.is_accepting()
@@ -800,4 +817,4 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> N
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
     with pytest.raises(RigError, match="can't load"):
-        Native(path, ctx=256, batch=64, sequences=2, threads=1)
+        LlamaContext(path, ctx=256, batch=64, sequences=2, threads=1)

@@ -15,12 +15,18 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import serve_gguf
-from serve_server import Server
 
-from rig import servers
-from rig.client import Answer, Busy, Client, Overflow, Refused
-from rig.speech import TAUGHT
+from rig.model.reply_format import TAUGHT
+from rig.server import running_servers
+from rig.server.client import (
+    ChatCompletion,
+    ContextOverflow,
+    ModelClient,
+    RequestRefused,
+    ServerBusy,
+)
+from support import serve_gguf
+from support.serve_server import Server
 
 HELLO = [{"role": "user", "content": "the hat in on an the he"}]
 SCHEMA = {
@@ -136,28 +142,28 @@ def test_the_llm_command_works(plain: Server, tmp_path: Path) -> None:
 
 
 def test_our_own_client_gets_all_it_can_ask_for(taught: Server) -> None:
-    with Client(taught.url) as client:
+    with ModelClient(taught.url) as client:
         assert client.model == "taught"
-        assert client.context == serve_gguf.CONTEXT
-        assert client.speech == TAUGHT
-        assert client.count_text("the hat") == 6
-        assert client.count(HELLO) == client.chat(HELLO, max_tokens=1).prompt_tokens
+        assert client.context_length == serve_gguf.CONTEXT
+        assert client.reply_format == TAUGHT
+        assert client.count_text_tokens("the hat") == 6
+        assert client.count_chat_tokens(HELLO) == client.chat(HELLO, max_tokens=1).prompt_tokens
         whole = client.chat(HELLO, max_tokens=20, temperature=0)
-        into = Answer()
-        pieces = list(client.stream(HELLO, into, max_tokens=20, temperature=0))
+        into = ChatCompletion()
+        pieces = list(client.stream_chat(HELLO, into, max_tokens=20, temperature=0))
         assert into.text == whole.text == "".join(text for _, text in pieces)
         assert into.timings["predicted_n"] == whole.timings["predicted_n"] == into.completion_tokens
         found = json.loads(client.chat(HELLO, schema=SCHEMA, max_tokens=200).text)
         assert set(found) == {"post", "n"}
-        with pytest.raises(Overflow, match=r"4096.*ask for at most \d+"):
+        with pytest.raises(ContextOverflow, match=r"4096.*ask for at most \d+"):
             client.chat(HELLO, max_tokens=5000)
-        with pytest.raises(Refused, match="schema"):
+        with pytest.raises(RequestRefused, match="schema"):
             client.chat(HELLO, schema={"type": "nonsense"})
 
 
 def test_the_shell_finds_a_running_server(taught: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIG_HOME", str(taught.home))
-    found = servers.living()
+    found = running_servers.live_servers()
     assert taught.url in [server["url"] for server in found]
 
 
@@ -315,9 +321,9 @@ def test_a_key_is_needed_where_one_is_set(folder: Path, tmp_path: Path) -> None:
                 assert server.http.get(path, headers=given).status_code == 401
             right = {"Authorization": "Bearer secret", "Host": "nuc.lan"}
             assert server.http.get(path, headers=right).status_code == 200
-        with Client(server.url, api_key="secret") as client:
+        with ModelClient(server.url, api_key="secret") as client:
             assert client.chat(HELLO, max_tokens=1).completion_tokens == 1
-        with Client(server.url) as client, pytest.raises(Refused, match="RIG_API_KEY"):
+        with ModelClient(server.url) as client, pytest.raises(RequestRefused, match="RIG_API_KEY"):
             client.chat(HELLO, max_tokens=1)
 
 
@@ -372,7 +378,7 @@ def test_a_full_queue_says_when_to_come_back(folder: Path, tmp_path: Path) -> No
             assert third.status_code == 429
             assert int(third.headers["retry-after"]) >= 1
             assert "waiting" in third.json()["error"]["message"]
-            with Client(server.url) as client, pytest.raises(Busy):
+            with ModelClient(server.url) as client, pytest.raises(ServerBusy):
                 client.chat(HELLO)
         for thread in asking:
             thread.join(30)

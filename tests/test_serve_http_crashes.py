@@ -16,8 +16,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import serve_gguf
-from serve_server import Server
+
+from support import serve_gguf
+from support.serve_server import Server
 
 SCHEMA = {
     "type": "object",
@@ -75,7 +76,7 @@ def test_a_killed_engine_is_replaced_and_nobody_notices(plain: Server) -> None:
 def engine(script: Path) -> tuple[str, ...]:
     """`rig serve` with another program as its engine."""
     start = (
-        f"from serve import engine_host; engine_host.PROGRAM = ({str(script)!r},); "
+        f"from serve.engine import supervisor; supervisor.PROGRAM = ({str(script)!r},); "
         "from rig.cli import main; main()"
     )
     return (sys.executable, "-P", "-c", start, "serve")
@@ -84,17 +85,17 @@ def engine(script: Path) -> tuple[str, ...]:
 FAULTY = """
 import ctypes, sys
 import llama_cpp
-from serve import engine_native
-real = engine_native.Native.decode
+from serve.engine import llama
+real = llama.LlamaContext.decode
 POISON = {poison}
 def decode(self, n):
     if POISON in self.token[:n]:
         abort = ctypes.CDLL(llama_cpp.llama_cpp._lib._name.replace("libllama", "libggml-base")).ggml_abort
         abort(b"test.c", 1, b"GGML_ASSERT(%s) failed", b"token is fine")
     return real(self, n)
-engine_native.Native.decode = decode
-from serve import engine_process
-engine_process.main()
+llama.LlamaContext.decode = decode
+from serve.engine import worker
+worker.main()
 """
 
 
@@ -135,8 +136,8 @@ tries = Path({tries!r})
 tries.open("a").write("x")
 if len(tries.read_text()) <= {times}:
     os.kill(os.getpid(), signal.SIGKILL)
-from serve import engine_process
-engine_process.main()
+from serve.engine import worker
+worker.main()
 """
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import serve_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serve_server import Server
+
+from support import serve_gguf
+from support.serve_server import Server
 
 HELLO = [{"role": "user", "content": "the hat in on an the he"}]
 

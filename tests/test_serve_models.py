@@ -19,14 +19,15 @@ import huggingface_hub.constants as hub_constants
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fake_hub import COMMIT, FakeHub, fake_hub
 
 import rig.cli
-from rig import servers
 from rig.errors import RigError, WrongUse
+from rig.model import gguf as model_gguf
 from rig.runs import Run
-from serve import header, models, pull
-from serve.reference import Reference, parse
+from rig.server import running_servers
+from serve.models import catalogue, download
+from serve.models.reference import Reference, parse
+from support.fake_hub import COMMIT, FakeHub, fake_hub
 
 REPO = "someone/Model-GGUF"
 BYTES = random.Random(1).randbytes(3_000_000)
@@ -55,7 +56,7 @@ def fetch(text: str, told: list[tuple[str, int, int]] | None = None) -> Path:
     reference = parse(text)
     assert reference is not None
     seen = [] if told is None else told
-    return pull.pull(reference, lambda *row: seen.append(row))
+    return download.pull(reference, lambda *row: seen.append(row))
 
 
 def gguf_file(path: Path, **keys: Any) -> Path:
@@ -170,8 +171,8 @@ def test_a_model_is_pulled_checked_and_remembered(
 ) -> None:
     path = fetch(f"{REPO}:Q4_K_M", told)
     assert path.read_bytes() == BYTES
-    assert path == pull.folder() / REPO / "Model-Q4_K_M.gguf"
-    record = pull.record(path)
+    assert path == download.folder() / REPO / "Model-Q4_K_M.gguf"
+    record = download.record(path)
     assert record["sha256"] == hashlib.sha256(BYTES).hexdigest()
     assert (record["repo"], record["revision"], record["size"]) == (REPO, COMMIT, len(BYTES))
     assert told[-1] == ("Model-Q4_K_M.gguf", len(BYTES), len(BYTES))
@@ -186,7 +187,7 @@ def test_a_model_is_pulled_checked_and_remembered(
 def test_a_broken_connection_is_gone_on_with_and_costs_nothing(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
     hub.breaks_after = [700_000, 1, 0, 1_000_000]
     assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
     assert hub.served == len(BYTES), "not a byte twice"
@@ -201,11 +202,11 @@ def test_a_hub_that_hiccups_is_asked_again(hub: FakeHub) -> None:
 def test_a_connection_that_stays_away_ends_in_a_sentence_and_is_gone_on_with(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
-    hub.breaks_after = [1_000_000, *[0] * pull.TRIES]
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
+    hub.breaks_after = [1_000_000, *[0] * download.TRIES]
     with pytest.raises(RigError, match=r"broke off at 1,000,000 of 3,000,000 bytes.*same command"):
         fetch(f"{REPO}:Q4_K_M")
-    assert not list(pull.folder().rglob("*.gguf")), "half a model has no name yet"
+    assert not list(download.folder().rglob("*.gguf")), "half a model has no name yet"
     assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
     assert hub.served == len(BYTES)
 
@@ -220,7 +221,7 @@ def test_a_damaged_download_is_noticed_thrown_away_and_pulled_anew(hub: FakeHub)
     hub.tampered = BYTES[:-1] + b"?"
     with pytest.raises(RigError, match="came damaged"):
         fetch(f"{REPO}:Q4_K_M")
-    assert not [p for p in pull.folder().rglob("*") if p.suffix in (".gguf", ".part")]
+    assert not [p for p in download.folder().rglob("*") if p.suffix in (".gguf", ".part")]
     hub.tampered = None
     assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
 
@@ -228,11 +229,11 @@ def test_a_damaged_download_is_noticed_thrown_away_and_pulled_anew(hub: FakeHub)
 def test_a_part_that_was_tampered_with_is_noticed(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
-    hub.breaks_after = [1_000_000, *[0] * pull.TRIES]
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)  # type: ignore[attr-defined]
+    hub.breaks_after = [1_000_000, *[0] * download.TRIES]
     with pytest.raises(RigError, match="broke off"):
         fetch(f"{REPO}:Q4_K_M")
-    (part,) = pull.folder().rglob("*.part")
+    (part,) = download.folder().rglob("*.part")
     part.write_bytes(bytes(1_000_000))
     with pytest.raises(RigError, match="damaged"):
         fetch(f"{REPO}:Q4_K_M")
@@ -255,8 +256,8 @@ def test_all_parts_of_a_split_model_come(hub: FakeHub) -> None:
     names = [f"Q6_K/m-Q6_K-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
     hub.files[REPO] |= {name: name.encode() for name in names}
     path = fetch(f"{REPO}:Q6_K")
-    assert path == pull.folder() / REPO / names[0]
-    assert all((pull.folder() / REPO / name).read_bytes() == name.encode() for name in names)
+    assert path == download.folder() / REPO / names[0]
+    assert all((download.folder() / REPO / name).read_bytes() == name.encode() for name in names)
 
 
 def test_the_token_goes_to_the_hub_and_not_to_where_it_points(
@@ -272,7 +273,7 @@ def test_a_full_disk_is_seen_before_it_is_full(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("usage", (), {"free": 1_000_000})
-    monkeypatch.setattr(pull.shutil, "disk_usage", lambda path: usage)  # type: ignore[attr-defined]
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)  # type: ignore[attr-defined]
     with pytest.raises(RigError, match="make room first"):
         fetch(f"{REPO}:Q4_K_M")
     assert hub.served == 0
@@ -340,7 +341,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(hub: FakeHub, kills: int) 
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)
-        assert not list(pull.folder().rglob("Model-Q4_K_M.gguf"))
+        assert not list(download.folder().rglob("Model-Q4_K_M.gguf"))
     hub.pace = 0
     process = _pull_command(hub, f"{REPO}:Q4_K_M")
     out, err = process.communicate(timeout=60)
@@ -362,7 +363,7 @@ def test_ctrl_c_keeps_what_has_come(hub: FakeHub) -> None:
     assert process.returncode == 130
     assert "Interrupted" in err
     assert "Traceback" not in err
-    (part,) = pull.folder().rglob("*.part")
+    (part,) = download.folder().rglob("*.part")
     assert part.stat().st_size > 0
 
 
@@ -387,20 +388,20 @@ def test_two_at_a_time_do_not_write_into_each_other(hub: FakeHub) -> None:
 def test_a_run_is_its_last_export(elsewhere: Path) -> None:
     run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
     with pytest.raises(WrongUse, match="rig export reason --gguf"):
-        models.locate("reason")
+        catalogue.locate("reason")
     for name in ("old.gguf", "new.gguf"):
         gguf_file(run.path / name)
-    run.note("exported", exports=[{"file": "old.gguf"}, {"file": "new.gguf"}])
-    assert models.locate("reason").name == models.locate("runs/reason").name == "new.gguf"
-    assert models.called("runs/reason", models.locate("reason")) == "reason"
+    run.update_record("exported", exports=[{"file": "old.gguf"}, {"file": "new.gguf"}])
+    assert catalogue.locate("reason").name == catalogue.locate("runs/reason").name == "new.gguf"
+    assert catalogue.called("runs/reason", catalogue.locate("reason")) == "reason"
 
 
 def test_a_file_and_a_folder_with_one_model_are_taken(elsewhere: Path) -> None:
     path = gguf_file(elsewhere / "here/m.gguf")
-    assert models.locate("here/m.gguf").resolve() == models.locate("here").resolve() == path
+    assert catalogue.locate("here/m.gguf").resolve() == catalogue.locate("here").resolve() == path
     gguf_file(elsewhere / "here/n.gguf")
     with pytest.raises(WrongUse, match=r"several models: name one of m.gguf, n.gguf"):
-        models.locate("here")
+        catalogue.locate("here")
 
 
 def test_a_pulled_model_is_found_by_any_of_its_names(hub: FakeHub, elsewhere: Path) -> None:
@@ -412,18 +413,20 @@ def test_a_pulled_model_is_found_by_any_of_its_names(hub: FakeHub, elsewhere: Pa
         f"{REPO}/Model-Q4_K_M.gguf",
         f"hf:{REPO}",
     ):
-        assert models.locate(name) == path
+        assert catalogue.locate(name) == path
     with pytest.raises(WrongUse, match=rf"no Q8_0; there are: Q4_K_M.*rig pull {REPO}:Q8_0"):
-        models.locate(f"{REPO}:Q8_0")
+        catalogue.locate(f"{REPO}:Q8_0")
 
 
 def test_another_revision_is_another_model(hub: FakeHub, elsewhere: Path) -> None:
     path = fetch(f"{REPO}:Q4_K_M@v2")
     assert (
-        models.locate(f"{REPO}:Q4_K_M@v2") == models.locate(f"{REPO}:Q4_K_M@{COMMIT[:8]}") == path
+        catalogue.locate(f"{REPO}:Q4_K_M@v2")
+        == catalogue.locate(f"{REPO}:Q4_K_M@{COMMIT[:8]}")
+        == path
     )
     with pytest.raises(WrongUse, match=r"another revision: rig pull .*@v3"):
-        models.locate(f"{REPO}:Q4_K_M@v3")
+        catalogue.locate(f"{REPO}:Q4_K_M@v3")
 
 
 @pytest.mark.parametrize(
@@ -437,7 +440,7 @@ def test_another_revision_is_another_model(hub: FakeHub, elsewhere: Path) -> Non
 def test_what_is_nowhere_says_how_to_get_it(elsewhere: Path, name: str, says: str) -> None:
     (elsewhere / "empty").mkdir()
     with pytest.raises(WrongUse, match=says):
-        models.locate(name)
+        catalogue.locate(name)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -447,14 +450,14 @@ def test_what_is_nowhere_says_how_to_get_it(elsewhere: Path, name: str, says: st
 def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
     run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
     taught = gguf_file(run.path / "reason-Q8_0.gguf", rig__reasoning_open="<reasoning>")
-    run.note("exported", exports=[{"file": taught.name}])
-    pulled = gguf_file(pull.folder() / "o/r/m-Q4_K_M.gguf")
+    run.update_record("exported", exports=[{"file": taught.name}])
+    pulled = gguf_file(download.folder() / "o/r/m-Q4_K_M.gguf")
     broken = elsewhere / "broken.gguf"
     broken.write_bytes(b"<html>not found</html>")
     url = "http://127.0.0.1:1"
-    announced = servers.announce("reason", url=url)
+    announced = running_servers.announce_server("reason", url=url)
     result = CliRunner().invoke(rig.cli.main, ["models", str(broken), "--json"])
-    servers.withdraw(announced)
+    running_servers.withdraw_server(announced)
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert set(rows) == {"reason", "o/r:Q4_K_M", str(broken)}
     assert rows["reason"]["taught"]
@@ -464,15 +467,15 @@ def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
     assert rows["o/r:Q4_K_M"]["quant"] == "Q8_0", "what the file says, whatever its name"
     assert rows["o/r:Q4_K_M"]["fits"] == 4096
     assert rows[str(broken)]["fits"] == 0
-    assert rows["reason"]["fingerprint"] == header.fingerprint(taught)
+    assert rows["reason"]["fingerprint"] == model_gguf.fingerprint(taught)
     assert "not a GGUF" in rows[str(broken)]["note"]
     for row in rows.values():
         if row["quant"] != "?":
-            assert models.locate(row["name"]), "every name that is shown can be used"
+            assert catalogue.locate(row["name"]), "every name that is shown can be used"
 
 
 def test_the_listing_is_text_for_a_person(elsewhere: Path) -> None:
-    gguf_file(pull.folder() / "o/r/m.gguf")
+    gguf_file(download.folder() / "o/r/m.gguf")
     result = CliRunner().invoke(rig.cli.main, ["models"])
     assert result.stdout.splitlines()[0].split() == [
         "MODEL",
@@ -499,7 +502,7 @@ def test_a_fingerprint_tells_files_apart_by_size_beginning_and_end(tmp_path: Pat
     found = {}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        found[name] = header.fingerprint(tmp_path / name)
+        found[name] = model_gguf.fingerprint(tmp_path / name)
     assert found["same"] == found["again"]
     assert len(set(found.values())) == len(files) - 1
 

@@ -22,18 +22,21 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 from conftest import needs
-from scripted_http import Say, ScriptedServer, delta, events
 
 import rig.cli
-from rig import notify, places, servers, starter
-from rig.client import Client
+from rig import paths
 from rig.errors import RigError
-from rig.speech import TAUGHT
-from rig.systemd import quoted
-from serve import ask, bench, calls, header
-from serve.screen import Screen
-from serve.talk import Left, Talk
-from serve.unit import Unit
+from rig.model import gguf
+from rig.model.reply_format import TAUGHT
+from rig.server import connect, running_servers, sd_notify
+from rig.server.client import ModelClient
+from rig.systemd import quote_word
+from serve.bench import bench
+from serve.chat import ask, history
+from serve.chat.conversation import Left, Talk
+from serve.chat.printer import Screen
+from serve.service.unit import Unit
+from support.scripted_http import Say, ScriptedServer, delta, events
 
 RIG = [sys.executable, "-P", "-m", "rig"]
 
@@ -42,7 +45,7 @@ RIG = [sys.executable, "-P", "-m", "rig"]
 def server() -> Iterator[ScriptedServer]:
     """A server that thinks, then says `4`."""
     with ScriptedServer() as scripted:
-        card = {"id": "toy", "meta": {"n_ctx": 4096}, "rig": TAUGHT.metadata()}
+        card = {"id": "toy", "meta": {"n_ctx": 4096}, "rig": TAUGHT.to_metadata()}
         scripted.will_say("/v1/models", Say({"data": [card]}))
         scripted.will_chat(thinking("2+2 is 4", "\n4\n"))
         yield scripted
@@ -214,7 +217,7 @@ def test_ctrl_c_ends_it_tells_the_server_and_keeps_what_came(server: ScriptedSer
     assert "Interrupted." in err
     assert "Traceback" not in err
     assert server.gone.wait(10)
-    (kept,) = calls.last(5)
+    (kept,) = history.last(5)
     assert kept.answer.startswith("0 ")
     assert kept.finish is None
 
@@ -258,7 +261,7 @@ def test_what_a_model_says_does_not_steer_the_terminal(capsys: pytest.CaptureFix
 
 def test_calls_are_logged_and_shown(server: ScriptedServer) -> None:
     run("ask", "--url", server.url, "--seed", "3", "What is 2+2?")
-    (kept,) = calls.last(5)
+    (kept,) = history.last(5)
     assert (kept.command, kept.model, kept.answer.strip(), kept.thought) == (
         "ask",
         "toy",
@@ -266,7 +269,7 @@ def test_calls_are_logged_and_shown(server: ScriptedServer) -> None:
         "2+2 is 4",
     )
     assert kept.options == {"seed": 3}
-    assert calls.path().stat().st_mode & 0o077 == 0
+    assert history.path().stat().st_mode & 0o077 == 0
     shown = run("logs")
     assert "> What is 2+2?" in shown.stdout
     assert json.loads(run("logs", "--json").stdout)[0]["messages"][1]["content"] == "What is 2+2?"
@@ -279,33 +282,33 @@ def test_the_log_has_an_off_switch(server: ScriptedServer, elsewhere: Path, how:
     if how == "file":
         (elsewhere / "rig.toml").write_text("[ask]\nlog = false\n")
     assert run("ask", "--url", server.url, *flags, "x", **environment).stdout == "4\n"
-    assert not calls.path().exists()
+    assert not history.path().exists()
 
 
-def a_call(answer: str) -> calls.Call:
+def a_call(answer: str) -> history.Call:
     asked = [{"role": "user", "content": "hi"}]
-    return calls.Call("ask", "c", "m", "u", asked, "", answer, "stop", {}, 1, 1, 0.1)
+    return history.Call("ask", "c", "m", "u", asked, "", answer, "stop", {}, 1, 1, 0.1)
 
 
 def test_the_log_is_searched_word_for_word() -> None:
     for answer in ("100 % sure", "100 percent", "a_b", "a-b"):
-        calls.record(a_call(answer))
-    assert [call.answer for call in calls.last(9, "100 %")] == ["100 % sure"]
-    assert [call.answer for call in calls.last(9, "a_b")] == ["a_b"]
-    assert [call.answer for call in calls.last(2)] == ["a_b", "a-b"]
+        history.record(a_call(answer))
+    assert [call.answer for call in history.last(9, "100 %")] == ["100 % sure"]
+    assert [call.answer for call in history.last(9, "a_b")] == ["a_b"]
+    assert [call.answer for call in history.last(2)] == ["a_b", "a-b"]
 
 
 def test_the_log_is_forgotten_on_the_disk_too() -> None:
-    calls.record(a_call("a secret that nobody shall find again"))
+    history.record(a_call("a secret that nobody shall find again"))
     result = CliRunner().invoke(rig.cli.main, ["logs", "--clear"])
     assert "1 calls forgotten" in result.stderr
-    assert calls.last(9) == []
-    assert b"a secret" not in calls.path().read_bytes()
+    assert history.last(9) == []
+    assert b"a secret" not in history.path().read_bytes()
 
 
 def test_a_log_that_cannot_be_written_does_not_cost_the_answer(server: ScriptedServer) -> None:
-    calls.path().parent.mkdir(parents=True)
-    calls.path().write_bytes(b"this is no database at all, and long enough to be read as one")
+    history.path().parent.mkdir(parents=True)
+    history.path().write_bytes(b"this is no database at all, and long enough to be read as one")
     done = run("ask", "--url", server.url, "x")
     assert (done.exit_code, done.stdout) == (0, "4\n")
     assert "not logged" in done.stderr
@@ -314,7 +317,7 @@ def test_a_log_that_cannot_be_written_does_not_cost_the_answer(server: ScriptedS
 def test_many_shells_log_at_the_same_time(server: ScriptedServer) -> None:
     processes = [started("ask", "--url", server.url, str(n)) for n in range(3)]
     assert [process.communicate(timeout=60)[0] for process in processes] == ["4\n"] * 3
-    assert {call.messages[-1]["content"] for call in calls.last(9)} == set("012")
+    assert {call.messages[-1]["content"] for call in history.last(9)} == set("012")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -328,8 +331,8 @@ def test_from_a_pipe_each_line_is_a_turn_and_stdout_gets_the_answers(
     done = run("chat", "--url", server.url, stdin="first\n\nsecond\n/quit\nthird\n")
     assert (done.exit_code, done.stdout) == (0, "one\ntwo\n")
     assert [m["content"] for m in server.asked[1]["messages"][1:]] == ["first", "one", "second"]
-    assert len({call.conversation for call in calls.last(9)}) == 1
-    assert [call.messages[-1]["content"] for call in calls.last(9)] == ["first", "second"]
+    assert len({call.conversation for call in history.last(9)}) == 1
+    assert [call.messages[-1]["content"] for call in history.last(9)] == ["first", "second"]
 
 
 def test_a_line_that_cannot_be_done_is_said_and_counts(server: ScriptedServer) -> None:
@@ -340,7 +343,7 @@ def test_a_line_that_cannot_be_done_is_said_and_counts(server: ScriptedServer) -
 
 @pytest.fixture
 def talk(server: ScriptedServer) -> Iterator[Talk]:
-    talk = Talk(lambda: Client(server.url), {}, system=None, thinking=False, log=False)
+    talk = Talk(lambda: ModelClient(server.url), {}, system=None, thinking=False, log=False)
     yield talk
     talk.client.close()
 
@@ -425,9 +428,9 @@ def test_a_server_that_left_meanwhile_is_found_or_started_again(server: Scripted
     with ScriptedServer() as first:
         first.will_chat(thinking("", "from the first"))
         urls = [first.url, server.url]
-        talk = Talk(lambda: Client(urls.pop(0)), {}, system="", thinking=False, log=False)
+        talk = Talk(lambda: ModelClient(urls.pop(0)), {}, system="", thinking=False, log=False)
         talk.take("hello")
-    assert eventually(lambda: not talk.client.healthy())
+    assert eventually(lambda: not talk.client.is_ready())
     talk.take("still there?")
     assert said(server) == ["hello", "from the first", "still there?"]
     talk.client.close()
@@ -496,7 +499,7 @@ def test_at_a_terminal_it_edits_remembers_stops_and_leaves(server: ScriptedServe
     assert said(server)[-2].startswith("n0 n1"), "what had come is kept"
     terminal.type("\x04")
     assert terminal.code() == 0
-    assert (places.state_dir() / "chat_history").stat().st_mode & 0o077 == 0
+    assert (paths.state_dir() / "chat_history").stat().st_mode & 0o077 == 0
 
 
 # ---------------------------------------------------------------------------------------------
@@ -508,9 +511,9 @@ def served(embedded_gguf: Path, elsewhere: Path) -> Iterator[Path]:
     """The embedded model as the one that rig.toml names; what serves it in the end is asked to leave."""
     (elsewhere / "rig.toml").write_text(f'[model]\nname = "{embedded_gguf}"\nidle = 60\n')
     yield embedded_gguf
-    for found in servers.living():
-        starter.stop(found)
-    assert eventually(lambda: not servers.living())
+    for found in running_servers.live_servers():
+        connect.stop_server(found)
+    assert eventually(lambda: not running_servers.live_servers())
 
 
 def test_a_shell_starts_the_server_and_it_leaves_by_itself(served: Path, elsewhere: Path) -> None:
@@ -519,12 +522,12 @@ def test_a_shell_starts_the_server_and_it_leaves_by_itself(served: Path, elsewhe
     assert first.exit_code == 0, first.stderr
     assert "toy" in first.stdout
     assert "Loading" in first.stderr
-    (found,) = servers.living()
+    (found,) = running_servers.live_servers()
     workers = psutil.Process(found["pid"]).children(recursive=True)
     second = run("ask", "--temperature", "0", "--model", str(served), "Who are you?")
     assert second.stdout == first.stdout
     assert "Loading" not in second.stderr
-    assert eventually(lambda: not servers.living())
+    assert eventually(lambda: not running_servers.live_servers())
     assert eventually(lambda: not any(p.is_running() for p in workers)), "the memory is given back"
 
 
@@ -533,7 +536,7 @@ def test_two_shells_at_the_same_moment_share_one_server(served: Path) -> None:
     answers = [process.communicate(timeout=60) for process in processes]
     assert len({out for out, _ in answers}) == 1
     assert all(process.returncode == 0 for process in processes), answers
-    assert len(servers.living()) == 1
+    assert len(running_servers.live_servers()) == 1
     assert sum("Loading" in err for _, err in answers) == 1
 
 
@@ -569,9 +572,9 @@ def test_the_embedded_model_answers_in_the_form_it_is_asked_for(
 def test_no_system_prompt_means_none_and_not_the_taught_one(served: Path) -> None:
     for words in (["--system", ""], []):
         run("ask", *words, "--max-tokens", "1", "hello")
-    without, taught = (call.prompt_tokens for call in calls.last(2))
-    with starter.connect() as client:
-        extra = client.count_text(client.speech.system_prompt)
+    without, taught = (call.prompt_tokens for call in history.last(2))
+    with connect.connect_model() as client:
+        extra = client.count_text_tokens(client.reply_format.system_prompt)
     assert extra
     assert taught - without > extra, "the prompt and its header"
 
@@ -583,12 +586,12 @@ def test_idle_it_gives_the_memory_back_and_returns_when_asked(served: Path) -> N
         text=True,
     )
     try:
-        assert eventually(lambda: starter.running(str(served)) is not None)
+        assert eventually(lambda: connect.find_running_server(str(served)) is not None)
         me = psutil.Process(process.pid)
         held = sum(p.memory_info().rss for p in [me, *me.children(recursive=True)])
         assert eventually(lambda: not me.children(recursive=True))
         assert me.memory_info().rss < held / 2
-        assert starter.running(str(served)) is not None, "it still answers"
+        assert connect.find_running_server(str(served)) is not None, "it still answers"
         assert "toy" in run("ask", "--temperature", "0", "Who are you?").stdout
     finally:
         process.terminate()
@@ -596,11 +599,11 @@ def test_idle_it_gives_the_memory_back_and_returns_when_asked(served: Path) -> N
 
 
 def test_whoever_comes_at_the_last_moment_is_answered_and_it_stays(served: Path) -> None:
-    found = starter.start(str(served), idle=2, timeout=60)  # longer than the last call
-    with Client(found["url"]) as client:
-        assert eventually(lambda: not servers.living())
+    found = connect.start_server(str(served), idle=2, timeout=60)  # longer than the last call
+    with ModelClient(found["url"]) as client:
+        assert eventually(lambda: not running_servers.live_servers())
         assert client.chat([{"role": "user", "content": "Who are you?"}], max_tokens=3).text
-    assert eventually(lambda: servers.living() == [found])
+    assert eventually(lambda: running_servers.live_servers() == [found])
     assert eventually(lambda: not psutil.pid_exists(found["pid"])), "and leaves when nobody comes"
 
 
@@ -619,7 +622,9 @@ def test_systemd_is_told_and_pinged_only_while_the_engine_answers(
             while b"READY=1" not in heard:
                 heard += line.recv(4096)
             assert b"STATUS=serving" in heard
-            assert starter.running(str(served)) is not None, "ready means that it answers"
+            assert connect.find_running_server(str(served)) is not None, (
+                "ready means that it answers"
+            )
             for _ in range(3):
                 assert line.recv(4096) == b"WATCHDOG=1"
             (worker,) = [
@@ -692,7 +697,7 @@ def test_only_what_is_better_each_time_is_recommended(
 
 
 def test_what_each_token_reads_is_all_weights_but_the_unused_rows(embedded_gguf: Path) -> None:
-    found = header.read(embedded_gguf)
+    found = gguf.read(embedded_gguf)
     sizes = {tensor.name: tensor.bytes for tensor in found.tensors}
     skipped = sizes["token_embd.weight"] if "output.weight" in sizes else 0
     assert bench.bytes_per_token(found) == sum(sizes.values()) - skipped
@@ -709,13 +714,13 @@ def test_a_datagram_reaches_a_named_and_an_abstract_socket(
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
             line.bind("\0" + address[1:] if address[0] == "@" else address)
             monkeypatch.setenv("NOTIFY_SOCKET", address)
-            assert notify.ready("serving")
+            assert sd_notify.notify_ready("serving")
             assert line.recv(99) == b"READY=1\nSTATUS=serving"
-            assert notify.extend(1.5)
+            assert sd_notify.extend_timeout(1.5)
             assert line.recv(99) == b"EXTEND_TIMEOUT_USEC=1500000"
-    assert not notify.alive(), "systemd is gone: nothing to do about it"
+    assert not sd_notify.ping_watchdog(), "systemd is gone: nothing to do about it"
     monkeypatch.delenv("NOTIFY_SOCKET")
-    assert not notify.ready("")
+    assert not sd_notify.notify_ready("")
 
 
 @pytest.mark.parametrize(
@@ -733,7 +738,7 @@ def test_the_watchdog_is_pinged_twice_as_often_as_needed(
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", period)
     monkeypatch.setenv("WATCHDOG_PID", owner)
-    assert notify.watchdog_seconds() == seconds
+    assert sd_notify.watchdog_seconds() == seconds
 
 
 def lines(unit: str) -> dict[str, str]:
@@ -825,7 +830,7 @@ def test_systemd_finds_nothing_wrong_with_it(
     ours = [row for row in done.stderr.splitlines() if "rig-serve" in row]
     assert ours == []
     assert done.returncode == 0, done.stderr
-    assert quoted(odd) in path.read_text()
+    assert quote_word(odd) in path.read_text()
 
 
 @needs("systemd-analyze")

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_http import Say, ScriptedServer
 
-from rig import places, servers, starter
+from rig import paths
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
+from rig.server import connect, running_servers
+from support.scripted_http import Say, ScriptedServer
 
 STAND_IN = """
 import json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from rig import servers
+from rig.server import running_servers
 name, idle, plan = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])
 print("loading the model", flush=True)
 time.sleep(plan.get("load", 0))
@@ -41,9 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 threading.Thread(target=http.serve_forever, daemon=True).start()
-path = servers.announce(name, url=f"http://127.0.0.1:{http.server_port}")
+path = running_servers.announce_server(name, url=f"http://127.0.0.1:{http.server_port}")
 time.sleep(idle)
-servers.withdraw(path)
+running_servers.withdraw_server(path)
 """
 
 
@@ -53,13 +54,13 @@ def plan(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> Iterator[dict[str,
     plan: dict[str, Any] = {}
 
     def command(name: str, idle: int) -> list[str]:
-        arguments = [servers.identity(name), str(idle), json.dumps(plan)]
+        arguments = [running_servers.model_identity(name), str(idle), json.dumps(plan)]
         return [sys.executable, "-c", STAND_IN, *arguments]
 
-    monkeypatch.setattr(starter, "command", command)
+    monkeypatch.setattr(connect, "serve_command", command)
     yield plan
-    for found in servers.living():
-        starter.stop(found)
+    for found in running_servers.live_servers():
+        connect.stop_server(found)
 
 
 def eventually(true: Callable[[], bool], seconds: float = 10) -> bool:
@@ -72,29 +73,37 @@ def eventually(true: Callable[[], bool], seconds: float = 10) -> bool:
 
 
 def test_a_server_is_started_found_again_and_leaves_nothing(plan: dict[str, Any]) -> None:
-    found = starter.start("some/model:Q4_K_M", idle=60, timeout=30)
-    assert starter.running("some/model:Q4_K_M") == found == starter.running(None)
-    assert starter.running("other/model") is None
-    starter.stop(found)
-    assert eventually(lambda: servers.living() == []), "silent first, and gone a moment later"
+    found = connect.start_server("some/model:Q4_K_M", idle=60, timeout=30)
+    assert (
+        connect.find_running_server("some/model:Q4_K_M")
+        == found
+        == connect.find_running_server(None)
+    )
+    assert connect.find_running_server("other/model") is None
+    connect.stop_server(found)
+    assert eventually(lambda: running_servers.live_servers() == []), (
+        "silent first, and gone a moment later"
+    )
     assert not [
-        p for p in (places.state_dir() / "servers").iterdir() if p.suffix in (".json", ".alive")
+        p for p in (paths.state_dir() / "servers").iterdir() if p.suffix in (".json", ".alive")
     ]
 
 
 def test_it_leaves_by_itself_and_its_parent_keeps_no_zombie(plan: dict[str, Any]) -> None:
-    found = starter.start("m", idle=1, timeout=30)
-    assert eventually(lambda: starter.running("m") is None)
+    found = connect.start_server("m", idle=1, timeout=30)
+    assert eventually(lambda: connect.find_running_server("m") is None)
     assert eventually(lambda: not Path(f"/proc/{found['pid']}").exists())
 
 
 CALLER = """
 import sys
-from rig import starter
+from rig.server import connect
 import test_starter, json
-starter.command = lambda name, idle: [sys.executable, "-c", test_starter.STAND_IN, name, "60", '{"load": 1}']
-with starter.connect(model="shared/model") as client:
-    print(client.card()["id"])
+connect.serve_command = lambda name, idle: [
+    sys.executable, "-c", test_starter.STAND_IN, name, "60", '{"load": 1}'
+]
+with connect.connect_model(model="shared/model") as client:
+    print(client.model_info()["id"])
 """
 
 
@@ -111,7 +120,7 @@ def test_callers_at_the_same_moment_start_one_server(plan: dict[str, Any], calle
     said = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * callers, said
     assert len({out for out, _ in said}) == 1, "all came to the same process"
-    assert len(servers.living()) == 1
+    assert len(running_servers.live_servers()) == 1
     assert sum("Loading" in err for _, err in said) == 1, "one of them loaded it"
 
 
@@ -122,29 +131,31 @@ def test_again_and_again_they_start_one(plan: dict[str, Any], round_: int) -> No
 
 
 def test_what_a_killed_server_left_is_swept_away(plan: dict[str, Any]) -> None:
-    first = starter.start("m", idle=60, timeout=30)
+    first = connect.start_server("m", idle=60, timeout=30)
     os.kill(first["pid"], signal.SIGKILL)
-    assert eventually(lambda: servers.living() == [])
-    second = starter.start("m", idle=60, timeout=30)
+    assert eventually(lambda: running_servers.live_servers() == [])
+    second = connect.start_server("m", idle=60, timeout=30)
     assert second["pid"] != first["pid"]
-    assert servers.living("m") == [second]
+    assert running_servers.live_servers("m") == [second]
 
 
 def test_a_stranger_on_the_port_of_a_dead_server_is_not_taken_for_it(plan: dict[str, Any]) -> None:
     with ScriptedServer() as stranger:
-        path = places.state_dir() / "servers" / f"{servers.key('m')}-{os.getpid()}.json"
+        path = (
+            paths.state_dir() / "servers" / f"{running_servers.model_key('m')}-{os.getpid()}.json"
+        )
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"model": "m", "url": stranger.url, "pid": os.getpid()}))
-        assert starter.running("m") is None
+        assert connect.find_running_server("m") is None
         assert stranger.history == [], "it was not even asked"
     assert not path.exists()
 
 
 def test_half_an_announcement_is_no_server(plan: dict[str, Any]) -> None:
-    path = servers.announce("m", url="http://127.0.0.1:1")
+    path = running_servers.announce_server("m", url="http://127.0.0.1:1")
     path.write_text('{"model": ')
-    assert servers.living("m") == []
-    servers.withdraw(path)
+    assert running_servers.live_servers("m") == []
+    running_servers.withdraw_server(path)
 
 
 def test_a_server_that_dies_while_loading_is_told_with_its_own_words(plan: dict[str, Any]) -> None:
@@ -152,17 +163,17 @@ def test_a_server_that_dies_while_loading_is_told_with_its_own_words(plan: dict[
     with pytest.raises(
         RigError, match="m could not be served: m needs 40 GiB, and 2 are free here"
     ):
-        starter.start("m", idle=60, timeout=30)
-    assert servers.living() == []
+        connect.start_server("m", idle=60, timeout=30)
+    assert running_servers.live_servers() == []
 
 
 def test_a_server_that_never_gets_ready_is_stopped(plan: dict[str, Any]) -> None:
     plan["load"] = 60
     begun = time.monotonic()
     with pytest.raises(RigError, match=r"not ready after 1 s.*start_timeout"):
-        starter.start("m", idle=60, timeout=1)
+        connect.start_server("m", idle=60, timeout=1)
     assert time.monotonic() - begun < 15
-    assert servers.living() == []
+    assert running_servers.live_servers() == []
 
 
 def test_a_living_server_that_is_not_well_is_waited_for(
@@ -170,13 +181,13 @@ def test_a_living_server_that_is_not_well_is_waited_for(
 ) -> None:
     sick = tmp_path / "sick"
     plan["sick"] = str(sick)
-    first = starter.start("m", idle=60, timeout=30)
+    first = connect.start_server("m", idle=60, timeout=30)
     sick.touch()
-    assert starter.running("m") is None
+    assert connect.find_running_server("m") is None
     with pytest.raises(RigError, match="does not answer: stop it"):
-        starter.start("m", idle=60, timeout=1)
+        connect.start_server("m", idle=60, timeout=1)
     sick.unlink()
-    assert starter.start("m", idle=60, timeout=30) == first, "no rival was started"
+    assert connect.start_server("m", idle=60, timeout=30) == first, "no rival was started"
 
 
 def test_ctrl_c_while_it_loads_stops_it_too(plan: dict[str, Any]) -> None:
@@ -185,7 +196,7 @@ def test_ctrl_c_while_it_loads_stops_it_too(plan: dict[str, Any]) -> None:
     caller = subprocess.Popen(
         [sys.executable, "-c", probe], env=environment, stderr=subprocess.PIPE
     )
-    log = places.state_dir() / "servers" / f"{servers.key('shared/model')}.log"
+    log = paths.state_dir() / "servers" / f"{running_servers.model_key('shared/model')}.log"
     assert eventually(lambda: log.exists() and b"loading" in log.read_bytes())
     children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()
     caller.send_signal(signal.SIGINT)
@@ -202,11 +213,13 @@ def test_one_model_has_one_name_however_it_is_written(elsewhere: Path) -> None:
     run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
     weights = run.path / "reason-Q8_0.gguf"
     weights.write_bytes(b"GGUF")
-    assert servers.identity("reason") == str(run.path.resolve()), "nothing is exported yet"
-    run.note("exported", exports=[{"file": weights.name}])
+    assert running_servers.model_identity("reason") == str(run.path.resolve()), (
+        "nothing is exported yet"
+    )
+    run.update_record("exported", exports=[{"file": weights.name}])
     names = ["reason", "runs/reason", str(run.path), "runs/reason/reason-Q8_0.gguf", str(weights)]
-    assert {servers.identity(name) for name in names} == {str(weights)}
-    assert servers.identity("org/repo:Q4_K_M") == "org/repo:Q4_K_M"
+    assert {running_servers.model_identity(name) for name in names} == {str(weights)}
+    assert running_servers.model_identity("org/repo:Q4_K_M") == "org/repo:Q4_K_M"
 
 
 def test_new_weights_under_the_old_name_are_another_model(
@@ -214,53 +227,53 @@ def test_new_weights_under_the_old_name_are_another_model(
 ) -> None:
     weights = elsewhere / "m.gguf"
     weights.write_bytes(b"old")
-    first = starter.start(str(weights), idle=60, timeout=30)
-    assert starter.running(str(weights)) == first
+    first = connect.start_server(str(weights), idle=60, timeout=30)
+    assert connect.find_running_server(str(weights)) == first
     weights.write_bytes(b"newer")
-    assert starter.running(str(weights)) is None
+    assert connect.find_running_server(str(weights)) is None
 
 
 def test_without_a_model_the_newest_server_answers(plan: dict[str, Any]) -> None:
-    starter.start("first", idle=60, timeout=30)
-    second = starter.start("second", idle=60, timeout=30)
-    with starter.connect() as client:
+    connect.start_server("first", idle=60, timeout=30)
+    second = connect.start_server("second", idle=60, timeout=30)
+    with connect.connect_model() as client:
         assert client.url == second["url"]
 
 
 def test_an_announcement_is_for_its_user_alone(elsewhere: Path) -> None:
-    path = servers.announce("m", url="http://127.0.0.1:1", api_key="s3cret")
+    path = running_servers.announce_server("m", url="http://127.0.0.1:1", api_key="s3cret")
     assert path.stat().st_mode & 0o077 == 0
     assert path.parent.stat().st_mode & 0o077 == 0
-    servers.withdraw(path)
+    running_servers.withdraw_server(path)
     assert not path.exists()
 
 
 def test_a_server_announces_anew_under_the_same_process(elsewhere: Path) -> None:
-    path = servers.announce("m", url="http://127.0.0.1:1")
-    assert servers.announce("m", url="http://127.0.0.1:2") == path
-    assert [found["url"] for found in servers.living("m")] == ["http://127.0.0.1:2"]
-    servers.withdraw(path)
-    servers.withdraw(path)
+    path = running_servers.announce_server("m", url="http://127.0.0.1:1")
+    assert running_servers.announce_server("m", url="http://127.0.0.1:2") == path
+    assert [found["url"] for found in running_servers.live_servers("m")] == ["http://127.0.0.1:2"]
+    running_servers.withdraw_server(path)
+    running_servers.withdraw_server(path)
 
 
 def test_nothing_named_and_nothing_running_says_what_to_give(elsewhere: Path) -> None:
     with pytest.raises(WrongUse, match=r"--model RUN\|FILE or --url"):
-        starter.connect()
+        connect.connect_model()
 
 
 def test_the_table_model_decides_when_nothing_is_given(
     plan: dict[str, Any], elsewhere: Path
 ) -> None:
     (elsewhere / "rig.toml").write_text('[model]\nname = "of/the-table"\nidle = 7\n')
-    with starter.connect() as client:
-        assert client.url == servers.living("of/the-table")[0]["url"]
+    with connect.connect_model() as client:
+        assert client.url == running_servers.live_servers("of/the-table")[0]["url"]
 
 
 def test_an_address_wins_and_is_not_asked_before_it_is_needed(elsewhere: Path) -> None:
     (elsewhere / "rig.toml").write_text('[model]\nurl = "http://nuc:8377"\nname = "llama3.1"\n')
-    with starter.connect() as client:
+    with connect.connect_model() as client:
         assert (client.url, client.model) == ("http://nuc:8377", "llama3.1")
-    with starter.connect("http://other:1", api_key="k") as client:
+    with connect.connect_model("http://other:1", api_key="k") as client:
         assert client.url == "http://other:1"
 
 
@@ -268,12 +281,12 @@ def test_with_an_address_a_file_of_ours_is_not_a_name_of_theirs(elsewhere: Path)
     (elsewhere / "m.gguf").write_bytes(b"GGUF")
     with ScriptedServer() as server:
         server.will_say("/v1/models", Say({"data": [{"id": "theirs"}]}))
-        with starter.connect(server.url, "m.gguf") as client:
+        with connect.connect_model(server.url, "m.gguf") as client:
             assert client.model == "theirs"
 
 
 def test_the_real_command_is_rig_serve_on_any_port(elsewhere: Path) -> None:
-    asked = starter.command("org/repo:Q8_0", 300)
+    asked = connect.serve_command("org/repo:Q8_0", 300)
     assert asked[1:] == [
         "-P",
         "-m",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from train.alarms import KINDS, Alarm, Alarms
+from train.monitor.alarms import KINDS, Alarm, Alarms
 
 Row = dict[str, Any]
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 def replay(rows: Iterable[Row], **limits: Any) -> list[Alarm]:
     """Feed a whole log, and return its alarms in order."""
     alarms = Alarms(**limits)
-    return [alarm for row in rows for alarm in alarms.feed(row)]
+    return [alarm for row in rows for alarm in alarms.check_row(row)]
 
 
 def steps(count: int, **change: Any) -> Iterator[Row]:
@@ -134,8 +134,8 @@ def test_zero_switches_an_alarm_off() -> None:
 def test_a_resumed_run_hears_the_same_alarms_as_one_that_was_never_cut() -> None:
     rows = list(steps(120, rewards__x__mean=0.0, rewards__x__std=0.0, frac_reward_zero_std=0.6))
     resumed = Alarms()
-    before = [alarm for row in rows[:60] for alarm in resumed.feed(row)]
-    after = [alarm for row in rows[60:] for alarm in resumed.feed(row)]
+    before = [alarm for row in rows[:60] for alarm in resumed.check_row(row)]
+    after = [alarm for row in rows[60:] for alarm in resumed.check_row(row)]
     assert before + after == replay(rows)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rig.speech import PLAIN, TAUGHT
-from train import answers
+from rig.model.reply_format import PLAIN, TAUGHT
+from train.data import answers
 
 SAMPLE = Path(__file__).parent / "data" / "gsm8k_sample.jsonl"
 
@@ -40,7 +40,7 @@ FORMS = [
 
 def golds(path: Path) -> list[str]:
     with path.open(encoding="utf-8") as lines:
-        return [answers.gold(json.loads(line)["answer"]) for line in lines]
+        return [answers.extract_gold_answer(json.loads(line)["answer"]) for line in lines]
 
 
 def whole(gold: str) -> int:
@@ -75,8 +75,8 @@ def damaged(n: int) -> list[str]:
 @pytest.mark.parametrize("gold", GOLDS)
 def test_a_gold_is_accepted_however_it_is_written_and_refused_when_damaged(gold: str) -> None:
     n = whole(gold)
-    refused = [form for form in FORMS if not answers.same(form.format(n=n), gold)]
-    accepted = [form for form in damaged(n) if answers.same(form, gold)]
+    refused = [form for form in FORMS if not answers.matches_gold(form.format(n=n), gold)]
+    accepted = [form for form in damaged(n) if answers.matches_gold(form, gold)]
     assert (refused, accepted) == ([], [])
 
 
@@ -87,8 +87,8 @@ def test_every_gold_of_gsm8k_is_accepted_in_every_form(shared: Path) -> None:
     assert len(found) == 7473 + 660
     for gold in set(found):  # 946 different ones stand for all
         n = whole(gold)
-        assert all(answers.same(form.format(n=n), gold) for form in FORMS), gold
-        assert not any(answers.same(form, gold) for form in damaged(n)), gold
+        assert all(answers.matches_gold(form.format(n=n), gold) for form in FORMS), gold
+        assert not any(answers.matches_gold(form, gold) for form in damaged(n)), gold
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_every_gold_of_gsm8k_is_accepted_in_every_form(shared: Path) -> None:
     ],
 )
 def test_the_same_answer_is_seen_through_its_dress(said: str, gold: str, why: str) -> None:
-    assert answers.same(said, gold), why
+    assert answers.matches_gold(said, gold), why
 
 
 @pytest.mark.parametrize(
@@ -148,19 +148,19 @@ def test_the_same_answer_is_seen_through_its_dress(said: str, gold: str, why: st
     ],
 )
 def test_another_answer_is_refused(said: str, gold: str, why: str) -> None:
-    assert not answers.same(said, gold), why
+    assert not answers.matches_gold(said, gold), why
 
 
 @pytest.mark.parametrize(
     "said", ["9^{9^{9^{9}}}", "9^{99999}", "99999!", "\\frac{" * 50, "x" * 5000]
 )
 def test_a_hostile_formula_is_refused_at_once(said: str) -> None:
-    assert not answers.same(said, "x^2+1")
+    assert not answers.matches_gold(said, "x^2+1")
 
 
 def test_formulas_are_compared_in_other_threads_too() -> None:
     found: list[bool] = []
-    thread = threading.Thread(target=lambda: found.append(answers.same("y+z", "z+y")))
+    thread = threading.Thread(target=lambda: found.append(answers.matches_gold("y+z", "z+y")))
     thread.start()
     thread.join()
     assert found == [True]
@@ -191,15 +191,15 @@ def test_formulas_are_compared_in_other_threads_too() -> None:
     ],
 )
 def test_a_clear_final_answer_is_found_in_any_form(text: str, final: str | None) -> None:
-    assert answers.final(text) == final
+    assert answers.extract_final_answer(text) == final
 
 
 def test_an_untaught_model_answers_with_its_whole_text() -> None:
-    assert answers.tagged("4", PLAIN) == "4"
-    assert answers.final("It makes 4", PLAIN) == "It makes 4"
-    assert answers.tagged("4", TAUGHT) is None
+    assert answers.extract_tagged_answer("4", PLAIN) == "4"
+    assert answers.extract_final_answer("It makes 4", PLAIN) == "It makes 4"
+    assert answers.extract_tagged_answer("4", TAUGHT) is None
 
 
 def test_a_hedge_in_two_blocks_is_no_strict_answer() -> None:
-    assert answers.tagged("<answer>4</answer> <answer>5</answer>") is None
-    assert answers.tagged("<answer></answer>") is None
+    assert answers.extract_tagged_answer("<answer>4</answer> <answer>5</answer>") is None
+    assert answers.extract_tagged_answer("<answer></answer>") is None

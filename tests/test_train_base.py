@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from one_thread import one_thread  # noqa: F401
 
 import rig.cli
-from rig import base
-from rig.embedded import folder as embedded
 from rig.errors import RigError
+from rig.model import base_weights
+from rig.model.reply_format import TAUGHT
 from rig.runs import Run
-from rig.speech import TAUGHT
+from rig.toy import toy_folder as embedded
+from support.one_thread import one_thread  # noqa: F401
 from train import recipe as recipes
-from train import running
+from train import run
 
 
 def weights(path: Path, *tensors: tuple[str, bytes]) -> Path:
@@ -37,45 +37,53 @@ def weights(path: Path, *tensors: tuple[str, bytes]) -> Path:
 def test_the_same_weights_have_one_fingerprint_and_others_another(
     tmp_path: Path, whole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "WHOLE", whole)
+    monkeypatch.setattr(base_weights, "WHOLE", whole)
     big, small = bytes(range(256)) * 4096, b"norm"
     file = tmp_path / "model.safetensors"
-    first = base.fingerprint(weights(file, ("a", big), ("b", small)))
-    assert first == base.fingerprint(weights(file, ("a", big), ("b", small)))
+    first = base_weights.fingerprint_weights(weights(file, ("a", big), ("b", small)))
+    assert first == base_weights.fingerprint_weights(weights(file, ("a", big), ("b", small)))
     others = {
-        base.fingerprint(weights(file, ("a", big[::-1]), ("b", small))),  # fine-tuned
-        base.fingerprint(weights(file, ("a", big), ("b", b"morn"))),  # one small tensor
-        base.fingerprint(weights(file, ("a", big), ("c", small))),  # another name
-        base.fingerprint(weights(file, ("a", big[:-1] + b"?"), ("b", small))) if whole else "",
+        base_weights.fingerprint_weights(
+            weights(file, ("a", big[::-1]), ("b", small))
+        ),  # fine-tuned
+        base_weights.fingerprint_weights(
+            weights(file, ("a", big), ("b", b"morn"))
+        ),  # one small tensor
+        base_weights.fingerprint_weights(weights(file, ("a", big), ("c", small))),  # another name
+        base_weights.fingerprint_weights(weights(file, ("a", big[:-1] + b"?"), ("b", small)))
+        if whole
+        else "",
     }
     assert len(others) == 4
     assert first not in others
 
 
 def test_the_files_of_the_index_count_and_no_others(tmp_path: Path) -> None:
-    assert base.fingerprint(tmp_path) is None, "a model without safetensors has no fingerprint"
+    assert base_weights.fingerprint_weights(tmp_path) is None, (
+        "a model without safetensors has no fingerprint"
+    )
     for name in ("model-1.safetensors", "model-2.safetensors", "consolidated.safetensors"):
         weights(tmp_path / name, ("a", name.encode()))
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (tmp_path / base.INDEX).write_text(json.dumps(index), "utf-8")
-    found = base.fingerprint(tmp_path)
+    (tmp_path / base_weights.INDEX).write_text(json.dumps(index), "utf-8")
+    found = base_weights.fingerprint_weights(tmp_path)
     (tmp_path / "consolidated.safetensors").unlink()
-    assert base.fingerprint(tmp_path) == found
+    assert base_weights.fingerprint_weights(tmp_path) == found
     (tmp_path / "model-2.safetensors").unlink()
     with pytest.raises(RigError, match=r"model-2\.safetensors is damaged"):
-        base.fingerprint(tmp_path)
-    (tmp_path / base.INDEX).write_text("{", "utf-8")
+        base_weights.fingerprint_weights(tmp_path)
+    (tmp_path / base_weights.INDEX).write_text("{", "utf-8")
     with pytest.raises(RigError, match="download the model again"):
-        base.fingerprint(tmp_path)
+        base_weights.fingerprint_weights(tmp_path)
 
 
 def test_a_header_that_lies_about_its_length_is_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "WHOLE", 0)
+    monkeypatch.setattr(base_weights, "WHOLE", 0)
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
     with pytest.raises(RigError, match="longer than the file"):
-        base.fingerprint(tmp_path)
+        base_weights.fingerprint_weights(tmp_path)
 
 
 @pytest.fixture
@@ -83,7 +91,7 @@ def run_on_a_changed_base(elsewhere: Path) -> Run:
     """A run whose base was fine-tuned after it: one number of one tensor."""
     model = elsewhere / "base"
     shutil.copytree(embedded(), model)
-    chosen = recipes.load(
+    chosen = recipes.load_recipe(
         "embedded-arithmetic",
         [f"model.name={model}", "data.limit=24", "data.held_out=4", "grpo.num_generations=4",
          "schedule.prompts_per_step=2", "schedule.micro_batch=4", "grpo.max_completion_length=8"],
@@ -91,16 +99,16 @@ def run_on_a_changed_base(elsewhere: Path) -> Run:
     run = Run.create(elsewhere / "mine", recipe=recipes.to_toml(chosen), base=str(model))
     from peft import LoraConfig, get_peft_model
 
-    from train import backends
+    from train.model import backends
 
     loaded, tokenizer = backends.load_for_inference(chosen.model)
     get_peft_model(loaded, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
-        str(run.adapter)
+        str(run.adapter_folder)
     )
-    tokenizer.save_pretrained(str(run.adapter))
-    TAUGHT.save(run.adapter)
-    run.note("trained", base_weights=base.fingerprint(model))
-    base.insist(run, model)
+    tokenizer.save_pretrained(str(run.adapter_folder))
+    TAUGHT.save_to(run.adapter_folder)
+    run.update_record("trained", base_weights=base_weights.fingerprint_weights(model))
+    base_weights.check_base_weights(run, model)
     file = model / "model.safetensors"
     data = bytearray(file.read_bytes())
     data[-100] ^= 1
@@ -127,18 +135,18 @@ def test_another_base_is_refused_with_a_sentence(
 
 
 def test_a_run_does_not_go_on_with_another_base(run_on_a_changed_base: Run) -> None:
-    run_on_a_changed_base.note("training")
+    run_on_a_changed_base.update_record("training")
     with pytest.raises(RigError, match="its adapter fits no others"):
-        running.resume(run_on_a_changed_base, quiet=True)
+        run.resume_run(run_on_a_changed_base, quiet=True)
 
 
 def test_a_run_that_noted_no_weights_passes(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "old", recipe="", base="embedded")
-    base.insist(run, embedded())
+    base_weights.check_base_weights(run, embedded())
 
 
 def test_a_base_that_is_named_is_the_persons_own_choice(run_on_a_changed_base: Run) -> None:
-    from export import source
+    from export.checkpoint import source
 
-    named = run_on_a_changed_base.base
-    assert source.find(str(run_on_a_changed_base.path), base=named).folder == Path(named)
+    named = run_on_a_changed_base.base_model
+    assert source.find_source(str(run_on_a_changed_base.path), base=named).folder == Path(named)

@@ -14,8 +14,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
 
-from train import data, decode  # noqa: E402
-from train.backends import EMBEDDED  # noqa: E402
+from train.data import dataset  # noqa: E402
+from train.model import generate  # noqa: E402
+from train.model.backends import EMBEDDED  # noqa: E402
 
 CARDS = torch.cuda.device_count()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(CARDS == 0, reason="needs a CUDA card")]
@@ -59,7 +60,7 @@ def test_the_captured_step_says_what_generate_says(limit: int) -> None:
     from transformers import GenerationConfig
 
     taught, tokenizer = embedded()
-    rows = data.load(source="generated:arithmetic", limit=32, held_out=8).train[:8]
+    rows = dataset.load_splits(source="generated:arithmetic", limit=32, held_out=8).train[:8]
     asked = tokenizer.apply_chat_template(
         [row["prompt"] for row in rows for _ in range(4)],
         add_generation_prompt=True,
@@ -74,8 +75,8 @@ def test_the_captured_step_says_what_generate_says(limit: int) -> None:
     )
     ids, mask = given["input_ids"], given["attention_mask"]
     expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    plain = decode.generate(taught, ids, mask, config, graph=False)
-    captured = decode.generate(taught, ids, mask, config, graph=True)
+    plain = generate.generate(taught, ids, mask, config, graph=False)
+    captured = generate.generate(taught, ids, mask, config, graph=True)
     blank = tokenizer.pad_token_id
     for said in (plain, captured):
         room = max(said.shape[1], expected.shape[1])

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from one_thread import one_thread  # noqa: F401
 
 from rig.cli import main
-from rig.speech import TAUGHT
-from train import check_rewards, data
-from train.check_rewards import Tried
-from train.rewards import rewards
+from rig.model.reply_format import TAUGHT
+from support.one_thread import one_thread  # noqa: F401
+from train.data import dataset
+from train.rewards import lint
+from train.rewards.builtin import rewards
+from train.rewards.lint import RewardReport
 
 SAMPLE = Path(__file__).parent / "data" / "gsm8k_sample.jsonl"
 SOUND = ("correct", "close", "format", "tags", "length", "unrepeated")
@@ -24,14 +25,14 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    found = data.load(str(SAMPLE), held_out=8)
+    found = dataset.load_splits(str(SAMPLE), held_out=8)
     return found.train + found.held_out
 
 
 def check(
     rows: list[Row], *names: str, real: list[tuple[Row, list[str]]] | None = None
-) -> tuple[dict[str, Tried], list[str]]:
-    tried, problems = check_rewards.check(
+) -> tuple[dict[str, RewardReport], list[str]]:
+    tried, problems = lint.lint_rewards(
         [(name, 1.0, {}) for name in names], rows, TAUGHT, real or []
     )
     return {one.name: one for one in tried}, problems
@@ -108,7 +109,7 @@ def test_a_recipe_that_pays_nothing_for_being_right_is_named(rows: list[Row]) ->
 
 def test_real_completions_show_what_never_fires_and_what_teaches_nothing(rows: list[Row]) -> None:
     def said(row: Row, right: bool) -> str:
-        return check_rewards.laid_out("many lines", row["answer"] if right else "0.123", TAUGHT)
+        return lint.format_reply("many lines", row["answer"] if right else "0.123", TAUGHT)
 
     real = [(row, [said(row, at % 2 == 0), said(row, False)]) for at, row in enumerate(rows[:10])]
     found, _ = check(rows, "correct", "format", "strict_format_reward_func", real=real)
@@ -193,7 +194,7 @@ def test_a_runs_own_samples_are_real_completions_too(tmp_path: Path, rows: list[
     lines = [
         {"step": 1, "prompt": row["prompt"], "completion": [{"role": "assistant", "content": text}]}
         for row in rows[:6]
-        for text in (check_rewards.laid_out("inline", row["answer"], TAUGHT), "no idea")
+        for text in (lint.format_reply("inline", row["answer"], TAUGHT), "no idea")
     ]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines), "utf-8")
     for samples in (tmp_path, tmp_path / "samples.jsonl"):

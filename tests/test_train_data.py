@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rig.errors import RigError, WrongUse
-from rig.speech import TAUGHT
-from train import data, reading
+from rig.model.reply_format import TAUGHT
+from train.data import dataset, sources
 
 SAMPLE = Path(__file__).parent / "data" / "gsm8k_sample.jsonl"
 
@@ -32,7 +32,7 @@ def questions(found: list[Row]) -> list[str]:
 
 
 def test_gsm8ks_mapping_is_built_in() -> None:
-    found = data.load(str(SAMPLE), held_out=8)
+    found = dataset.load_splits(str(SAMPLE), held_out=8)
     assert (len(found.train), len(found.held_out)) == (32, 8)
     assert {"72", "850,000", "-47"} <= {row["answer"] for row in found.train + found.held_out}
     assert found.train[0]["prompt"][0] == {"role": "system", "content": TAUGHT.system_prompt}
@@ -41,7 +41,7 @@ def test_gsm8ks_mapping_is_built_in() -> None:
 
 def test_the_real_gsm8k_is_read_whole(shared: Path) -> None:
     folder = shared / "data" / "gsm8k"
-    found = data.load(
+    found = dataset.load_splits(
         str(folder / "train.jsonl"), held_out_split=str(folder / "test.jsonl"), held_out=200
     )
     assert (len(found.train), len(found.held_out), found.notes) == (7473, 200, [])
@@ -64,11 +64,13 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
         pyarrow = pytest.importorskip("pyarrow", reason="comes with the training room")
         parquet = pytest.importorskip("pyarrow.parquet")
         parquet.write_table(pyarrow.Table.from_pylist(rows(20)), path)
-    found = data.load(str(path), held_out=0.25)
+    found = dataset.load_splits(str(path), held_out=0.25)
     assert (len(found.train), len(found.held_out)) == (15, 5)
     assert (
-        found.fingerprint
-        == data.load(jsonl(tmp_path / "x.jsonl", rows(20)), held_out=5).fingerprint
+        found.held_out_fingerprint
+        == dataset.load_splits(
+            jsonl(tmp_path / "x.jsonl", rows(20)), held_out=5
+        ).held_out_fingerprint
     )
 
 
@@ -80,7 +82,7 @@ def test_columns_are_mapped_and_the_others_come_along(tmp_path: Path) -> None:
             for n in range(9)
         ],
     )
-    found = data.load(source, question="problem", answer="gold", held_out=2)
+    found = dataset.load_splits(source, question="problem", answer="gold", held_out=2)
     assert set(found.train[0]) == {
         "prompt",
         "question",
@@ -103,7 +105,7 @@ def test_ready_messages_keep_their_own_system_prompt(tmp_path: Path) -> None:
             {"chat": [], "answer": 6},
         ],
     )
-    found = data.load(source, prompt="chat", held_out=1)
+    found = dataset.load_splits(source, prompt="chat", held_out=1)
     made = {row["question"]: row["prompt"] for row in found.train + found.held_out}
     assert made["1+1?"] == own
     assert [said["role"] for said in made["2+2?"]] == ["system", "user"]
@@ -112,14 +114,23 @@ def test_ready_messages_keep_their_own_system_prompt(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_sides_and_another_seed_others(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", rows(100))
-    first, again = data.load(source, held_out=20, seed=1), data.load(source, held_out=20, seed=1)
+    first, again = (
+        dataset.load_splits(source, held_out=20, seed=1),
+        dataset.load_splits(source, held_out=20, seed=1),
+    )
     assert (first.train, first.held_out) == (again.train, again.held_out)
-    assert first.fingerprint != data.load(source, held_out=20, seed=2).fingerprint
+    assert (
+        first.held_out_fingerprint
+        != dataset.load_splits(source, held_out=20, seed=2).held_out_fingerprint
+    )
 
 
 def test_a_limit_never_touches_the_held_out_side(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", rows(100))
-    whole, few = data.load(source, held_out=20), data.load(source, held_out=20, limit=10)
+    whole, few = (
+        dataset.load_splits(source, held_out=20),
+        dataset.load_splits(source, held_out=20, limit=10),
+    )
     assert len(few.train) == 10
     assert few.held_out == whole.held_out
     assert {*questions(few.train)} <= {*questions(whole.train)}
@@ -128,7 +139,7 @@ def test_a_limit_never_touches_the_held_out_side(tmp_path: Path) -> None:
 def test_a_question_that_comes_often_stands_on_one_side_only(tmp_path: Path) -> None:
     often = [row for row in rows(30) for _ in range(4)]
     often += [{"question": f"  what IS {n}+{n}? ", "answer": str(2 * n)} for n in range(30)]
-    found = data.load(jsonl(tmp_path / "a.jsonl", often), held_out=10)
+    found = dataset.load_splits(jsonl(tmp_path / "a.jsonl", often), held_out=10)
     keys = [
         {" ".join(q.lower().split()) for q in questions(side)}
         for side in (found.train, found.held_out)
@@ -141,7 +152,7 @@ def test_a_question_that_comes_often_stands_on_one_side_only(tmp_path: Path) -> 
 def test_a_question_of_both_files_is_not_trained_on_and_that_is_said(tmp_path: Path) -> None:
     train = jsonl(tmp_path / "train.jsonl", rows(30))
     judged = jsonl(tmp_path / "test.jsonl", rows(12))
-    found = data.load(train, held_out_split=judged, held_out=5)
+    found = dataset.load_splits(train, held_out_split=judged, held_out=5)
     assert (len(found.train), len(found.held_out)) == (18, 5)
     assert found.notes == [f"12 questions of {train} stand in {judged} too and are not trained on."]
 
@@ -149,16 +160,16 @@ def test_a_question_of_both_files_is_not_trained_on_and_that_is_said(tmp_path: P
 def test_two_files_with_the_same_questions_are_refused(tmp_path: Path) -> None:
     train = jsonl(tmp_path / "train.jsonl", rows(9))
     with pytest.raises(WrongUse, match=r"Every question of .* so none is left to train on"):
-        data.load(train, held_out_split=jsonl(tmp_path / "test.jsonl", rows(9)))
+        dataset.load_splits(train, held_out_split=jsonl(tmp_path / "test.jsonl", rows(9)))
 
 
 def test_generated_tasks_never_overlap_whatever_the_seed() -> None:
     held = {
         q
         for seed in (1, 2)
-        for q in questions(data.load("generated:arithmetic", seed=seed).held_out)
+        for q in questions(dataset.load_splits("generated:arithmetic", seed=seed).held_out)
     }
-    train = data.load("generated:arithmetic", seed=1, limit=500).train
+    train = dataset.load_splits("generated:arithmetic", seed=1, limit=500).train
     assert len(train) == 500
     assert not held & {*questions(train)}
 
@@ -188,7 +199,7 @@ def test_bad_data_is_one_sentence(
     found: list[Row], settings: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(WrongUse) as caught:
-        data.load(jsonl(tmp_path / "bad.jsonl", found), **settings)
+        dataset.load_splits(jsonl(tmp_path / "bad.jsonl", found), **settings)
     assert sentence in caught.value.message
     assert "bad.jsonl" in caught.value.message
 
@@ -211,7 +222,7 @@ def test_a_damaged_file_is_named_with_the_place(
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     with pytest.raises(WrongUse) as caught:
-        data.load(str(path))
+        dataset.load_splits(str(path))
     assert sentence in caught.value.message
 
 
@@ -219,7 +230,7 @@ def test_a_damaged_file_is_named_with_the_place(
 def test_a_file_in_another_encoding_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes("question,answer\nWas heißt 2+2?,4\n".encode("latin-1"))
     with pytest.raises(WrongUse, match=rf"{name} is not UTF-8 text \(byte \d+\): save it again"):
-        data.load(str(tmp_path / name))
+        dataset.load_splits(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -228,17 +239,17 @@ def test_a_table_may_separate_its_columns_as_spreadsheets_do(mark: str, tmp_path
         mark.join((f"{n}+1?", str(n + 1))) for n in range(9)
     ]
     (tmp_path / "a.csv").write_text("\n".join(lines), "utf-8")
-    found = data.load(str(tmp_path / "a.csv"), held_out=2)
+    found = dataset.load_splits(str(tmp_path / "a.csv"), held_out=2)
     assert {row["question"]: row["answer"] for row in found.train + found.held_out}["3+1?"] == "4"
 
 
 def test_a_missing_file_and_an_unknown_task_are_named() -> None:
     with pytest.raises(WrongUse, match=r"There is no data file no/such\.jsonl"):
-        data.load("no/such.jsonl")
+        dataset.load_splits("no/such.jsonl")
     with pytest.raises(
         WrongUse, match="no generated tasks 'arithmetics'; did you mean 'arithmetic'"
     ):
-        data.load("generated:arithmetics")
+        dataset.load_splits("generated:arithmetics")
 
 
 def test_a_hub_set_is_read_by_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,13 +260,13 @@ def test_a_hub_set_is_read_by_its_splits(tmp_path: Path, monkeypatch: pytest.Mon
     folder.mkdir()
     jsonl(folder / "train.jsonl", rows(30))
     jsonl(folder / "test.jsonl", rows(40)[28:])
-    found = data.load(str(folder), held_out_split="test", held_out=6)
+    found = dataset.load_splits(str(folder), held_out_split="test", held_out=6)
     assert (len(found.train), len(found.held_out)) == (28, 6)
     assert "2 questions of" in found.notes[0]
     with pytest.raises(
         RigError, match=r"could not be had .*check data\.source, data\.subset and data\.split"
     ):
-        data.load(str(folder), split="validation")
+        dataset.load_splits(str(folder), split="validation")
 
 
 def test_a_hub_set_that_cannot_be_had_says_what_to_do() -> None:
@@ -263,14 +274,14 @@ def test_a_hub_set_that_cannot_be_had_says_what_to_do() -> None:
     with pytest.raises(
         RigError, match=r"The data set 'nobody/nothing' could not be had .*or give a file"
     ):
-        data.load("nobody/nothing")
+        dataset.load_splits("nobody/nothing")
 
 
 def test_rows_without_an_answer_are_left_out_and_counted(tmp_path: Path) -> None:
     found = rows(10)
     found[3]["answer"] = None
     found[7]["answer"] = "no idea whatever, " * 20
-    loaded = data.load(jsonl(tmp_path / "a.jsonl", found), held_out=2)
+    loaded = dataset.load_splits(jsonl(tmp_path / "a.jsonl", found), held_out=2)
     assert len(loaded.train) + len(loaded.held_out) == 8
     assert "2 of 10 rows of" in loaded.notes[0]
     assert "(the first is row 4)" in loaded.notes[0]
@@ -294,7 +305,7 @@ def test_the_bare_answer_is_taken_out_of_a_cell(
     cell: object, gold: str | None, tmp_path: Path
 ) -> None:
     source = jsonl(tmp_path / "a.jsonl", [*rows(3), {"question": "odd", "answer": cell}])
-    loaded = data.load(source, held_out=1, seed=2)
+    loaded = dataset.load_splits(source, held_out=1, seed=2)
     found = {row["question"]: row["answer"] for row in loaded.train + loaded.held_out}
     assert found.get("odd") == gold
 
@@ -303,18 +314,18 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> N
     found = rows(40)
     for row in found[:4]:
         row["question"] += " please" * 50
-    loaded = data.load(jsonl(tmp_path / "a.jsonl", found), held_out=10)
+    loaded = dataset.load_splits(jsonl(tmp_path / "a.jsonl", found), held_out=10)
     long = sum("please" in question for question in questions(loaded.train))
 
     def words(prompts: list[list[dict[str, str]]]) -> list[int]:
         return [len(prompt[-1]["content"].split()) for prompt in prompts]
 
-    short = data.shorten(loaded, words, 10)
+    short = dataset.drop_long_prompts(loaded, words, 10)
     assert 0 < long == len(loaded.train) - len(short.train)
     assert short.held_out == loaded.held_out, "the yardstick stays"
     assert f"{long} of 30 training prompts have more than 10 tokens" in short.notes[0]
     with pytest.raises(WrongUse, match=r"raise data\.max_prompt_length"):
-        data.shorten(loaded, words, 2)
+        dataset.drop_long_prompts(loaded, words, 2)
 
 
 def test_the_rows_make_a_table_for_the_trainer(tmp_path: Path) -> None:
@@ -322,10 +333,10 @@ def test_the_rows_make_a_table_for_the_trainer(tmp_path: Path) -> None:
     found: list[Row] = rows(6)
     found[0] |= {"level": 1, "note": None}
     found[1] |= {"level": "hard"}
-    loaded = data.load(jsonl(tmp_path / "a.jsonl", found), held_out=1)
+    loaded = dataset.load_splits(jsonl(tmp_path / "a.jsonl", found), held_out=1)
     table = datasets.Dataset.from_list(loaded.train)
     assert set(table.column_names) == {"prompt", "question", "answer", "level", "note"}
 
 
 def test_a_file_is_read_without_the_data_set_library(tmp_path: Path) -> None:
-    assert reading.read(jsonl(tmp_path / "a.jsonl", rows(2))) == rows(2)
+    assert sources.read_source(jsonl(tmp_path / "a.jsonl", rows(2))) == rows(2)

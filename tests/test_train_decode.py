@@ -10,10 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
 transformers = pytest.importorskip("transformers")
 
-from one_thread import one_thread  # noqa: E402, F401
-from random_models import FAMILIES, gpt2, model  # noqa: E402
-
-from train import decode, memory  # noqa: E402
+from support.one_thread import one_thread  # noqa: E402, F401
+from support.random_models import FAMILIES, gpt2, model  # noqa: E402
+from train.model import generate  # noqa: E402
+from train.plan import memory  # noqa: E402
 
 PROMPT, PAD, END = 40, 1, 4
 
@@ -32,14 +32,14 @@ def prompts() -> tuple[Any, Any]:
 def kept_prompts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts each generation keeps in its cache, to be filled."""
     kept: list[int] = []
-    read = decode._read
+    read = generate._read
 
     def noted(*words: Any) -> Any:
         logits, found = read(*words)
         kept.append(len(found.keys[0]))
         return logits, found
 
-    monkeypatch.setattr(decode, "_read", noted)
+    monkeypatch.setattr(generate, "_read", noted)
     return kept
 
 
@@ -69,28 +69,28 @@ def test_every_row_says_what_generate_would_say(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        decode.Step, "keep", None
+        generate.DecodeStep, "keep_rows", None
     )  # nothing ends here, so no row may leave the batch
     taught, (ids, mask), config = model(), prompts(), settings(**changes, eos_token_id=[299_999])
     torch.manual_seed(7)
     expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     torch.manual_seed(7)
-    assert torch.equal(decode.generate(taught, ids, mask, config), expected)
+    assert torch.equal(generate.generate(taught, ids, mask, config), expected)
 
 
 def test_a_row_that_ends_is_padded_and_the_others_go_on_alike() -> None:
     taught, (ids, mask) = model(), prompts()
-    said = decode.generate(taught, ids, mask, settings())[:, PROMPT:]
+    said = generate.generate(taught, ids, mask, settings())[:, PROMPT:]
     # a token that some rows say early: let it be the end
     often = int(said.mode(0).values.mode().values)
     config = settings(eos_token_id=[often, END])
     expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     assert (expected[:, PROMPT:] == often).any()
-    assert torch.equal(decode.generate(taught, ids, mask, config), expected)
+    assert torch.equal(generate.generate(taught, ids, mask, config), expected)
     longer = settings(eos_token_id=[often, END], min_new_tokens=9)  # as preflight's worst case asks
     expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=longer)
     assert not (expected[:, PROMPT : PROMPT + 9] == often).any()
-    assert torch.equal(decode.generate(taught, ids, mask, longer), expected)
+    assert torch.equal(generate.generate(taught, ids, mask, longer), expected)
 
 
 @pytest.mark.parametrize("at_once", [1, 5, 6, 8, 10, 24, 99])
@@ -98,30 +98,30 @@ def test_rows_in_portions_say_what_they_say_together(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught, (ids, mask) = model(), prompts()
-    said = decode.generate(taught, ids, mask, settings())[:, PROMPT:]
+    said = generate.generate(taught, ids, mask, settings())[:, PROMPT:]
     often = int(said.mode(0).values.mode().values)  # some portions end early, others do not
     config = settings(eos_token_id=[often, END])
-    whole = decode.generate(taught, ids, mask, config)
+    whole = generate.generate(taught, ids, mask, config)
     sizes: list[int] = []
     kept = kept_prompts(monkeypatch)
 
     def portion(ids: Any, mask: Any) -> Any:
         sizes.append(len(ids))
-        return decode.generate(taught, ids, mask, config)
+        return generate.generate(taught, ids, mask, config)
 
-    assert torch.equal(decode.in_portions(portion, ids, mask, config, at_once), whole)
+    assert torch.equal(generate.generate_in_portions(portion, ids, mask, config, at_once), whole)
     assert max(sizes) == min(at_once, 24)
     assert sum(sizes) == 24
-    assert max(kept) <= memory.kept(min(at_once, 24), 4), "what the plan counts on"
+    assert max(kept) <= memory.prompts_per_portion(min(at_once, 24), 4), "what the plan counts on"
 
 
 def test_a_small_portion_of_prompts_at_a_time_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taught, (ids, mask) = model(), prompts()
-    whole = decode.generate(taught, ids, mask, settings())
-    monkeypatch.setattr(decode, "PREFILL_TOKENS", 2 * PROMPT)
-    assert torch.equal(decode.generate(taught, ids, mask, settings()), whole)
+    whole = generate.generate(taught, ids, mask, settings())
+    monkeypatch.setattr(generate, "PREFILL_TOKENS", 2 * PROMPT)
+    assert torch.equal(generate.generate(taught, ids, mask, settings()), whole)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "gpt2"])
@@ -140,32 +140,32 @@ def test_every_family_and_every_order_of_prompts_says_what_generate_says(
         "different": [0, 4, 8, 12, 16, 20],
     }[order]
     ids, mask = ids[rows], mask[rows]
-    said = decode.generate(taught, ids, mask, settings())[:, PROMPT:]
+    said = generate.generate(taught, ids, mask, settings())[:, PROMPT:]
     often = int(said.mode(0).values.mode().values)
     config = settings(eos_token_id=[often, END], max_new_tokens=20)
     expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    assert torch.equal(decode.generate(taught, ids, mask, config), expected)
+    assert torch.equal(generate.generate(taught, ids, mask, config), expected)
 
 
 def test_a_prompt_is_kept_once_for_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = kept_prompts(monkeypatch)
     taught, (ids, mask) = model(), prompts()
     for rows in (range(24), range(2, 24), [*range(4, 8), *range(8), *range(8, 16)]):
-        decode.generate(taught, ids[list(rows)], mask[list(rows)], settings())
+        generate.generate(taught, ids[list(rows)], mask[list(rows)], settings())
     # whole groups; two rows of the first prompt and four of the others: pairs; a prompt in two places
     assert kept == [6, 11, 5]
 
 
 def test_models_that_unsloth_has_rewritten_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert decode.supported(model(), settings())
+    assert generate.can_generate(model(), settings())
     monkeypatch.setitem(sys.modules, "unsloth", object())
-    assert not decode.supported(model(), settings())
+    assert not generate.can_generate(model(), settings())
 
 
 def test_the_model_is_left_as_it_was() -> None:
     taught, (ids, mask) = model(), prompts()
     taught.train()
-    decode.generate(taught, ids, mask, settings(max_new_tokens=2))
+    generate.generate(taught, ids, mask, settings(max_new_tokens=2))
     assert taught.training
     assert taught.config._attn_implementation == "sdpa"
 
@@ -181,19 +181,19 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_what_it_cannot_do_is_left_to_generate(
     shape: dict[str, Any], changes: dict[str, Any], fits: bool
 ) -> None:
-    assert decode.supported(model(**shape), settings(**changes)) is fits
+    assert generate.can_generate(model(**shape), settings(**changes)) is fits
 
 
 def test_a_model_with_an_attention_of_its_own_is_left_to_generate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transformers.LlamaModel, "_supports_attention_backend", False)
-    assert not decode.supported(model(), settings())
+    assert not generate.can_generate(model(), settings())
 
 
 def test_a_model_that_attends_eagerly_says_the_same_and_goes_on_eagerly() -> None:
     taught, (ids, mask) = model(), prompts()
     taught.set_attn_implementation("eager")
     expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=settings())
-    assert torch.equal(decode.generate(taught, ids, mask, settings()), expected)
+    assert torch.equal(generate.generate(taught, ids, mask, settings()), expected)
     assert taught.config._attn_implementation == "eager"

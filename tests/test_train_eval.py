@@ -9,33 +9,34 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from fakes_model import FakeModel
-from one_thread import one_thread  # noqa: F401
-from scripted_http import Say, ScriptedServer
 
 from rig.cli import main
-from rig.client import Client, Refused
 from rig.errors import RigError, WrongUse
+from rig.model.reply_format import TAUGHT
 from rig.runs import Run
-from rig.speech import TAUGHT
-from train import data, evaluate
-from train.answering import Local, Said, Sampling, Served
-from train.evaluate import Judged
+from rig.server.client import ModelClient, RequestRefused
+from support.fakes_model import FakeModel
+from support.one_thread import one_thread  # noqa: F401
+from support.scripted_http import Say, ScriptedServer
+from train.data import dataset
+from train.eval import scoring
+from train.eval.models import CompletionOutput, LocalModel, SamplingParams, ServedModel
+from train.eval.scoring import ScoredCompletion
 from train.recipe import ModelTable
 
 TAUGHT_FORM = "<reasoning>\nI add.\n</reasoning>\n<answer>\n{}\n</answer>"
-SHORT = Sampling(max_tokens=24)
+SHORT = SamplingParams(max_tokens=24)
 
 
 def problems(count: int) -> list[dict[str, Any]]:
-    return data.load("generated:arithmetic", held_out=count, limit=1).held_out
+    return dataset.load_splits("generated:arithmetic", held_out=count, limit=1).held_out
 
 
-def judged(*marks: str) -> list[Judged]:
+def judged(*marks: str) -> list[ScoredCompletion]:
     """One row per mark: s(trict), l(enient only), f(orm only), w(rong)."""
     said = {"s": TAUGHT_FORM.format(4), "l": "It is 4.", "f": TAUGHT_FORM.format(5), "w": "5"}
-    rows = [Said(said[mark], 9, True) for mark in marks]
-    return [evaluate.mark(f"{at}?", "4", one, TAUGHT) for at, one in enumerate(rows)]
+    rows = [CompletionOutput(said[mark], 9, True) for mark in marks]
+    return [scoring.score_completion(f"{at}?", "4", one, TAUGHT) for at, one in enumerate(rows)]
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -59,12 +60,12 @@ def judged(*marks: str) -> list[Judged]:
 def test_strict_wants_the_form_and_lenient_any_clear_answer(
     text: str, strict: bool, lenient: bool, form: bool
 ) -> None:
-    one = evaluate.mark("2+2?", "4", Said(text, 9, True), TAUGHT)
+    one = scoring.score_completion("2+2?", "4", CompletionOutput(text, 9, True), TAUGHT)
     assert (one.strict, one.lenient, one.format) == (strict, lenient, form)
 
 
 def test_figures_carry_n_and_an_interval() -> None:
-    found = evaluate.summarise(judged(*"ssslffww"))
+    found = scoring.summarise_scores(judged(*"ssslffww"))
     assert found["n"] == 8
     assert found["strict"] == {"count": 3, "share": 0.375, "interval": [0.1368, 0.6943]}
     assert (found["lenient"]["count"], found["format"]["count"]) == (4, 5)
@@ -72,7 +73,7 @@ def test_figures_carry_n_and_an_interval() -> None:
 
 
 def test_a_comparison_is_paired() -> None:
-    found = evaluate.compare(judged(*"wwwwwwls"), judged(*"ssssssww"))
+    found = scoring.compare_scores(judged(*"wwwwwwls"), judged(*"ssssssww"))
     assert (found["strict"]["gained"], found["strict"]["lost"]) == (6, 1)
     assert found["strict"]["p"] == 0.125  # 2 * (1 + 7) / 2**7
     assert found["lenient"]["lost"] == 2
@@ -80,22 +81,22 @@ def test_a_comparison_is_paired() -> None:
 
 
 def test_agreement_is_of_final_answers_and_of_texts() -> None:
-    found = evaluate.compare(judged(*"sslw"), judged(*"slsf"))["agreement"]
+    found = scoring.compare_scores(judged(*"sslw"), judged(*"slsf"))["agreement"]
     assert found == {"answers": 1.0, "texts": 0.25}  # 4 and 4, 4 and 4, 4 and 4, 5 and 5
 
 
 def test_labels_of_different_problems_are_not_compared() -> None:
     with pytest.raises(RigError, match="judged on different problems"):
-        evaluate.compare(judged(*"ss"), judged(*"sss"))
+        scoring.compare_scores(judged(*"ss"), judged(*"sss"))
 
 
 def test_rows_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
     rows = judged(*"slfw")
-    evaluate.write_rows(tmp_path / "eval" / "after.jsonl", rows)
-    assert evaluate.read_rows(tmp_path / "eval" / "after.jsonl") == rows
+    scoring.write_rows(tmp_path / "eval" / "after.jsonl", rows)
+    assert scoring.read_rows(tmp_path / "eval" / "after.jsonl") == rows
     (tmp_path / "bad.jsonl").write_text('{"question": 1}\n', encoding="utf-8")
     with pytest.raises(RigError, match=r"bad\.jsonl is damaged .* evaluate that label again"):
-        evaluate.read_rows(tmp_path / "bad.jsonl")
+        scoring.read_rows(tmp_path / "bad.jsonl")
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -105,17 +106,19 @@ def test_rows_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def loaded() -> Any:
     pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
-    from train import backends
+    from train.model import backends
 
     return backends.load_for_inference(ModelTable(name="embedded"))
 
 
 def test_batches_say_what_each_prompt_alone_is_answered(loaded: Any) -> None:
     prompts = [row["prompt"] for row in problems(12)]
-    prompts[3] = data.messages("A much longer question about nothing. " * 6 + "What is 2+2?", "")
-    together = Local(loaded[0], loaded[1], 12).ask(prompts, SHORT)
-    in_batches = Local(loaded[0], loaded[1], 5).ask(prompts, SHORT)
-    alone = [Local(*loaded).ask([prompt], SHORT)[0] for prompt in prompts]
+    prompts[3] = dataset.build_prompt(
+        "A much longer question about nothing. " * 6 + "What is 2+2?", ""
+    )
+    together = LocalModel(loaded[0], loaded[1], 12).generate_completions(prompts, SHORT)
+    in_batches = LocalModel(loaded[0], loaded[1], 5).generate_completions(prompts, SHORT)
+    alone = [LocalModel(*loaded).generate_completions([prompt], SHORT)[0] for prompt in prompts]
     assert together == in_batches == alone
 
 
@@ -128,13 +131,16 @@ def test_it_says_what_transformers_own_generate_says(loaded: Any) -> None:
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         whole = model.generate(**ids, max_new_tokens=24, do_sample=False)
         said = tokenizer.decode(whole[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-        assert Local(model, tokenizer).ask([row["prompt"]], SHORT)[0].text == said
+        assert (
+            LocalModel(model, tokenizer).generate_completions([row["prompt"]], SHORT)[0].text
+            == said
+        )
 
 
 def test_a_reply_that_hits_the_limit_is_known_as_cut_off(loaded: Any) -> None:
     prompts = [problems(1)[0]["prompt"]]
-    whole = Local(*loaded).ask(prompts, SHORT)[0]
-    cut = Local(*loaded).ask(prompts, Sampling(max_tokens=1))[0]
+    whole = LocalModel(*loaded).generate_completions(prompts, SHORT)[0]
+    cut = LocalModel(*loaded).generate_completions(prompts, SamplingParams(max_tokens=1))[0]
     assert whole.finished
     assert (cut.finished, cut.tokens) == (False, 1)
 
@@ -142,7 +148,10 @@ def test_a_reply_that_hits_the_limit_is_known_as_cut_off(loaded: Any) -> None:
 def test_sampling_follows_its_seed(loaded: Any) -> None:
     prompts = [problems(1)[0]["prompt"]] * 8
     drawn = [
-        Local(*loaded).ask(prompts, Sampling(24, temperature=1.5, seed=seed)) for seed in (1, 1, 2)
+        LocalModel(*loaded).generate_completions(
+            prompts, SamplingParams(24, temperature=1.5, seed=seed)
+        )
+        for seed in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
@@ -152,7 +161,7 @@ def test_sampling_follows_its_seed(loaded: Any) -> None:
 def test_a_base_model_without_a_chat_template_is_named(loaded: Any, tmp_path: Path) -> None:
     import shutil
 
-    from train import backends
+    from train.model import backends
 
     shutil.copytree(backends.EMBEDDED, tmp_path / "bare")
     template = tmp_path / "bare" / "chat_template.jinja"
@@ -160,13 +169,13 @@ def test_a_base_model_without_a_chat_template_is_named(loaded: Any, tmp_path: Pa
     with pytest.raises(WrongUse, match="has no chat template"):
         backends.load_for_inference(ModelTable(name=str(tmp_path / "bare")))
     table = ModelTable(name=str(tmp_path / "bare"), chat_template=mine)
-    said = [Local(*pair).ask([problems(1)[0]["prompt"]], SHORT)
+    said = [LocalModel(*pair).generate_completions([problems(1)[0]["prompt"]], SHORT)
             for pair in (loaded, backends.load_for_inference(table))]  # fmt: skip
     assert said[0] == said[1]
 
 
 def test_pass_at_k_draws_more_attempts_and_saves_how(loaded: Any) -> None:
-    verdict = evaluate.judge(Local(*loaded), problems(3), TAUGHT, SHORT, pass_at=4)
+    verdict = scoring.score_model(LocalModel(*loaded), problems(3), TAUGHT, SHORT, pass_at=4)
     found = verdict.figures["pass_at"]
     assert list(found["lenient"]) == ["1", "2", "4"]
     assert found["lenient"]["1"] <= found["lenient"]["4"]
@@ -186,8 +195,8 @@ def echo_gold(body: dict[str, Any]) -> str:
 
 def test_a_server_is_asked_raw_and_greedily_in_the_order_of_the_prompts() -> None:
     rows = problems(9)
-    with FakeModel(echo_gold) as server, Client(server.url) as client:
-        verdict = evaluate.judge(Served(client), rows, TAUGHT, SHORT)
+    with FakeModel(echo_gold) as server, ModelClient(server.url) as client:
+        verdict = scoring.score_model(ServedModel(client), rows, TAUGHT, SHORT)
     assert verdict.figures["strict"]["count"] == 9
     assert all(body["temperature"] == 0 for body in server.history)
     assert all(body["reasoning_format"] == "none" for body in server.history)
@@ -206,18 +215,20 @@ def refusal(status: int, message: str) -> Say:
 
 
 def test_a_busy_server_is_asked_again_and_a_broken_one_is_not() -> None:
-    with ScriptedServer() as server, Client(server.url) as client:
+    with ScriptedServer() as server, ModelClient(server.url) as client:
         server.will_say("/v1/models", Say({"data": [{"id": "one"}]}))
         server.will_chat(refusal(503, "full"), refusal(429, "full"), whole("4"))
-        assert [said.text for said in Served(client, 1).ask([[], []], SHORT)] == ["4", "4"]
+        assert [
+            said.text for said in ServedModel(client, 1).generate_completions([[], []], SHORT)
+        ] == ["4", "4"]
         assert len(server.asked) == 4
         server.will_chat(refusal(500, "broken"), whole("4"))
-        with pytest.raises(Refused, match="broken"):
-            Served(client, 1).ask([[]], SHORT)
+        with pytest.raises(RequestRefused, match="broken"):
+            ServedModel(client, 1).generate_completions([[]], SHORT)
 
 
 def test_a_server_that_takes_no_unknown_field_is_asked_without_it() -> None:
-    with ScriptedServer() as server, Client(server.url) as client:
+    with ScriptedServer() as server, ModelClient(server.url) as client:
         server.will_say("/v1/models", Say({"data": [{"id": "one"}, {"id": "two"}]}))
         refusal = Say(
             {"error": {"message": "Unrecognized request argument: reasoning_format"}}, 400
@@ -225,8 +236,8 @@ def test_a_server_that_takes_no_unknown_field_is_asked_without_it() -> None:
         message = {"role": "assistant", "content": "4"}
         whole = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
         server.will_say("/v1/chat/completions", refusal, Say(whole))
-        served = Served(client, 1, name="two")
-        assert [said.text for said in served.ask([[], []], SHORT)] == ["4", "4"]
+        served = ServedModel(client, 1, name="two")
+        assert [said.text for said in served.generate_completions([[], []], SHORT)] == ["4", "4"]
         assert ["reasoning_format" in body for body in server.asked] == [True, False, False]
         assert {body["model"] for body in server.asked} == {"two"}
 
@@ -241,20 +252,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory, loaded: Any) -> Path:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from train import backends, recipe
+    from train import recipe
+    from train.model import backends
 
     path: Path = tmp_path_factory.mktemp("runs") / "one"
-    chosen = recipe.load(
+    chosen = recipe.load_recipe(
         "embedded-arithmetic", ["data.held_out=20", "grpo.max_completion_length=24"]
     )
     run = Run.create(path, recipe=recipe.to_toml(chosen), base="embedded")
     model, tokenizer = backends.load_for_inference(ModelTable(name="embedded"))
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(model, lora).save_pretrained(str(run.adapter))
-    tokenizer.save_pretrained(str(run.adapter))
-    TAUGHT.save(run.adapter)
-    run.note("trained")
+    get_peft_model(model, lora).save_pretrained(str(run.adapter_folder))
+    tokenizer.save_pretrained(str(run.adapter_folder))
+    TAUGHT.save_to(run.adapter_folder)
+    run.update_record("trained")
     return path
 
 
@@ -317,17 +329,17 @@ def test_the_base_with_the_adapter_switched_off_is_the_base(loud: Path) -> None:
     both = rig("eval", str(loud), "--n", "4")
     alone = rig("eval", str(loud), "--n", "4", "--only", "before")
     assert list(alone["labels"]) == ["before"]
-    for measure in evaluate.MEASURES:
+    for measure in scoring.MEASURES:
         assert alone["labels"]["before"][measure] == both["labels"]["before"][measure]
     assert both["agreement"]["texts"] < 1  # and the adapter speaks differently
 
 
 def test_data_that_changed_since_the_run_is_noticed(trained: Path) -> None:
-    Run.open(trained).note(held_out_fingerprint="what it was then")
+    Run.open(trained).update_record(held_out_fingerprint="what it was then")
     found = rig("eval", str(trained), "--n", "2", "--only", "before")
     assert "not the problems that the run kept apart" in found["notes"][0]
-    whole = data.load("generated:arithmetic", held_out=20, limit=2000)
-    Run.open(trained).note(held_out_fingerprint=whole.fingerprint)
+    whole = dataset.load_splits("generated:arithmetic", held_out=20, limit=2000)
+    Run.open(trained).update_record(held_out_fingerprint=whole.held_out_fingerprint)
     assert rig("eval", str(trained), "--n", "2", "--only", "before")["notes"] == []
 
 
@@ -387,8 +399,9 @@ def test_wrong_use_is_a_sentence(arguments: list[str], sentence: str, elsewhere:
 
 
 def test_unknown_generated_tasks_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
-    from train import exam, recipe
+    from train import recipe
+    from train.eval import problems
 
-    chosen = recipe.load("embedded-arithmetic", ["data.source=generated:algebra"])
+    chosen = recipe.load_recipe("embedded-arithmetic", ["data.source=generated:algebra"])
     with pytest.raises(WrongUse, match="no generated tasks 'algebra'"):
-        exam.prepare(chosen, None, 10, SHORT, 0)
+        problems.select_problems(chosen, None, 10, SHORT, 0)

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from one_thread import one_thread  # noqa: F401
-from small_runs import SMALL, reward_file, start
 
 import rig.cli
 from rig.errors import RigError, WrongUse
+from rig.model.reply_format import TAUGHT, ReplyFormat
 from rig.runs import Run
-from rig.speech import TAUGHT, Speech
-from train import checkpoints, log, running
+from support.one_thread import one_thread  # noqa: F401
+from support.small_runs import SMALL, reward_file, start
 from train import recipe as recipes
+from train import run
+from train.monitor import log
+from train.trainer import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -41,23 +43,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_run_leaves_what_the_next_room_needs(trained: Run) -> None:
     assert trained.state == "trained"
-    assert Speech.load(trained.adapter) == TAUGHT
-    names = {path.name for path in trained.adapter.iterdir()}
+    assert ReplyFormat.from_folder(trained.adapter_folder) == TAUGHT
+    names = {path.name for path in trained.adapter_folder.iterdir()}
     assert {
         "adapter_config.json",
         "adapter_model.safetensors",
         "tokenizer.json",
         "speech.json",
     } <= names
-    assert trained.base == "embedded"
-    again = recipes.parse((trained.path / "recipe.toml").read_text("utf-8"), "recipe.toml")
-    assert again == recipes.load("embedded-arithmetic", [*SMALL, "evaluation.every=1"])
-    assert [step for step, _ in checkpoints.all_of(trained.checkpoints)] == [1, 2]
+    assert trained.base_model == "embedded"
+    again = recipes.parse_recipe((trained.path / "recipe.toml").read_text("utf-8"), "recipe.toml")
+    assert again == recipes.load_recipe("embedded-arithmetic", [*SMALL, "evaluation.every=1"])
+    assert [step for step, _ in checkpoints.list_checkpoints(trained.checkpoint_folder)] == [1, 2]
 
 
 def test_every_setting_in_force_is_saved(trained: Run) -> None:
     saved = trained.record["settings"]
-    assert saved["learning_rate"] == recipes.load("embedded-arithmetic").schedule.learning_rate
+    assert (
+        saved["learning_rate"] == recipes.load_recipe("embedded-arithmetic").schedule.learning_rate
+    )
     assert saved["loss_type"] == "dapo"
     assert saved["use_cpu"] is True
     assert saved["gradient_accumulation_steps"] == 2
@@ -66,20 +70,20 @@ def test_every_setting_in_force_is_saved(trained: Run) -> None:
 
 
 def test_the_log_has_a_line_for_each_step_and_each_look(trained: Run) -> None:
-    rows = log.steps(trained.path / log.LOG)
+    rows = log.read_step_rows(trained.path / log.LOG)
     assert [row["step"] for row in rows] == [1, 2]
     for row in rows:
         assert {"reward", "accuracy", "format", "frac_reward_zero_std", "loss", "grad_norm", "entropy",
                 "completions/clipped_ratio", "rewards/correct/mean", "seconds"} <= set(row)  # fmt: skip
-    looks = [row for row in log.read(trained.path / log.LOG) if "held_out" in row]
+    looks = [row for row in log.read_rows(trained.path / log.LOG) if "held_out" in row]
     assert [row["held_out"]["n"] for row in looks] == [4, 4]
-    samples = list(log.read(trained.path / log.SAMPLES))
+    samples = list(log.read_rows(trained.path / log.SAMPLES))
     assert {sample["step"] for sample in samples} == {1, 2}
     assert {"prompt", "completion", "reward", "rewards"} <= set(samples[0])
 
 
 def test_before_and_after_are_judged_on_the_same_problems(trained: Run) -> None:
-    found = running.outcome(trained)
+    found = run.run_outcome(trained)
     assert found["before"]["n"] == found["after"]["n"] == 4
     assert set(found["change"]) >= {"strict", "lenient", "format", "agreement"}
     assert "Which is bigger, 9.11 or 9.9?" in trained.record["extras"]["after"]
@@ -93,14 +97,14 @@ def test_the_report_needs_nothing_else(trained: Run) -> None:
 
 
 def test_what_a_model_says_is_data_in_the_report(trained: Run) -> None:
-    from train import report
+    from train.report import html
 
     kept = (trained.path / log.SAMPLES).read_text("utf-8")
     evil = {"step": 1, "prompt": "<script>1</script>", "completion": "</pre><img src=x>", "reward": 0.0,
             "rewards": {"<b>": 0.0}}  # fmt: skip
     try:
         (trained.path / log.SAMPLES).write_text(json.dumps(evil) + "\n", "utf-8")
-        page = report.write(trained).read_text("utf-8")
+        page = html.write_report(trained).read_text("utf-8")
     finally:
         (trained.path / log.SAMPLES).write_text(kept, "utf-8")
     assert "<script" not in page
@@ -123,13 +127,13 @@ def test_what_comes_next_depends_on_how_far_a_run_came(
 
     found = {"state": state, "run": "runs/x", "steps": 3, "before": None, "after": None,
              "report": "runs/x/report.html"}  # fmt: skip
-    cli.report(found, as_json=False)
+    cli.print_outcome(found, as_json=False)
     assert capsys.readouterr().out.splitlines()[-1] == last
 
 
 def test_a_finished_run_is_reported_not_trained_again(trained: Run) -> None:
     before = (trained.path / log.LOG).read_bytes()
-    assert running.resume(Run.open(trained.path), quiet=True)["state"] == "trained"
+    assert run.resume_run(Run.open(trained.path), quiet=True)["state"] == "trained"
     assert (trained.path / log.LOG).read_bytes() == before
 
 
@@ -138,14 +142,14 @@ def test_a_finished_run_is_reported_not_trained_again(trained: Run) -> None:
 )
 def test_a_run_that_goes_on_stays_the_same_run(trained: Run, setting: str) -> None:
     with pytest.raises(WrongUse, match="can't change this"):
-        running.resume(Run.open(trained.path), (setting,), quiet=True)
+        run.resume_run(Run.open(trained.path), (setting,), quiet=True)
 
 
 @pytest.mark.slow
 def test_looking_leaves_no_trace_in_the_training(trained: Run, elsewhere: Path) -> None:
     start("evaluation.every=0", "evaluation.problems=0", "backend.preflight=false")
-    blind = log.steps(Path("runs/mine") / log.LOG)
-    seeing = log.steps(trained.path / log.LOG)
+    blind = log.read_step_rows(Path("runs/mine") / log.LOG)
+    seeing = log.read_step_rows(trained.path / log.LOG)
     clean = [
         [{k: v for k, v in row.items() if k not in log.CLOCK} for row in rows]
         for rows in (blind, seeing)
@@ -176,22 +180,22 @@ def test_real_rows_and_real_rewards(elsewhere: Path, shared: Path) -> None:
         "backend.preflight=false",
     )  # fmt: skip
     assert found["state"] == "trained"
-    row = log.steps(Path(found["run"]) / log.LOG)[-1]
+    row = log.read_step_rows(Path(found["run"]) / log.LOG)[-1]
     assert {"rewards/correct/mean", "rewards/close/mean", "rewards/format/mean"} <= set(row)
 
 
 @pytest.mark.slow
 def test_a_step_is_generated_in_portions(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from train import decode
+    from train.model import generate
 
     sizes: list[int] = []
-    whole = decode.generate
+    whole = generate.generate
 
     def counted(model: Any, ids: Any, *rest: Any) -> Any:
         sizes.append(len(ids))
         return whole(model, ids, *rest)
 
-    monkeypatch.setattr(decode, "generate", counted)
+    monkeypatch.setattr(generate, "generate", counted)
     found = start("schedule.generate_at_once=3", "evaluation.problems=0", "backend.preflight=false")
     assert found["steps"] == 2
     assert sizes == [3, 3, 2] * 2, "eight completions a step"
@@ -201,7 +205,7 @@ def test_the_probe_drops_what_teaches_nothing(elsewhere: Path) -> None:
     found = start("probe.attempts=2", "probe.prompts=16", "probe.keep_unsolved=0.5",
                   "evaluation.problems=0", "schedule.max_steps=1")  # fmt: skip
     run = Run.open(Path(found["run"]))
-    counts = [row["solved"] for row in log.read(run.path / "probe.jsonl")]
+    counts = [row["solved"] for row in log.read_rows(run.path / "probe.jsonl")]
     assert len(counts) == 16
     assert counts.count(1) <= run.record["training_prompts"] < 16
 
@@ -209,44 +213,44 @@ def test_the_probe_drops_what_teaches_nothing(elsewhere: Path) -> None:
 def test_a_card_that_says_what_it_draws_has_a_price(
     tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train import power
+    from train.monitor import power
 
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 250.00\necho '[N/A]'\necho 50\n", "utf-8")
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setattr(power, "EVERY", 0.05)
-    meter = power.Meter(cards=2, ask=str(program))
+    meter = power.PowerMeter(cards=2, ask=str(program))
     meter.start()
-    while meter.watts() is None:
+    while meter.latest_watts() is None:
         meter._stop.wait(0.05)
     meter.stop()
-    assert meter.watts() == 300
+    assert meter.latest_watts() == 300
     (elsewhere / "rig.toml").write_text("[train]\nprice_per_kwh = 0.5\n", "utf-8")
-    assert power.cost(2.0) == "2.00 kWh = 1.00 EUR"
+    assert power.format_cost(2.0) == "2.00 kWh = 1.00 EUR"
 
 
 def test_without_a_card_that_reports_there_is_no_energy() -> None:
-    from train import power
+    from train.monitor import power
 
-    meter = power.Meter(ask="/bin/false")
+    meter = power.PowerMeter(ask="/bin/false")
     meter.start()
     meter.stop()
-    assert meter.watts() is None
+    assert meter.latest_watts() is None
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_share_a_step(elsewhere: Path) -> None:
     """Data parallel over gloo: the same launcher, the same effective batch, one log."""
-    from train import cards
+    from train import ddp
 
-    found = recipes.load("embedded-arithmetic", [*SMALL, "evaluation.every=1"])
+    found = recipes.load_recipe("embedded-arithmetic", [*SMALL, "evaluation.every=1"])
     run = Run.create(Path("runs/both"), recipe=recipes.to_toml(found), base="embedded")
-    cards.launch(run, 2, quiet=True)
+    ddp.launch_workers(run, 2, quiet=True)
     run = Run.open(run.path)
     assert run.state == "trained"
     assert run.record["settings"]["gradient_accumulation_steps"] == 1
-    rows = log.steps(run.path / log.LOG)
+    rows = log.read_step_rows(run.path / log.LOG)
     assert [row["step"] for row in rows] == [1, 2]
     assert run.record["eval"]["after"]["n"] == 4
 
@@ -268,7 +272,7 @@ def test_two_processes_go_on_as_if_nothing_had_happened(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after step 3, where each process has completions that wait to be learnt from."""
-    from train import cards
+    from train import ddp
 
     (elsewhere / "like_cards").mkdir()
     (elsewhere / "like_cards" / "sitecustomize.py").write_text(LIKE_CARDS, "utf-8")
@@ -276,15 +280,19 @@ def test_two_processes_go_on_as_if_nothing_had_happened(
     settings = [*SMALL, "schedule.steps_per_batch=2", "evaluation.problems=0", "data.limit=12"]
 
     def go(name: str, *steps: int) -> list[dict[str, Any]]:
-        first = recipes.load("embedded-arithmetic", [*settings, f"schedule.max_steps={steps[0]}"])
+        first = recipes.load_recipe(
+            "embedded-arithmetic", [*settings, f"schedule.max_steps={steps[0]}"]
+        )
         run = Run.create(Path("runs") / name, recipe=recipes.to_toml(first), base="embedded")
         for count in steps:
-            recipes.save(
-                recipes.load("embedded-arithmetic", [*settings, f"schedule.max_steps={count}"]),
+            recipes.save_recipe(
+                recipes.load_recipe(
+                    "embedded-arithmetic", [*settings, f"schedule.max_steps={count}"]
+                ),
                 run.path,
             )
-            cards.launch(run, 2, quiet=True)
-        rows = log.steps(run.path / log.LOG)
+            ddp.launch_workers(run, 2, quiet=True)
+        rows = log.read_step_rows(run.path / log.LOG)
         return [{k: v for k, v in row.items() if k not in log.CLOCK} for row in rows]
 
     whole, halves = go("whole", 6), go("halves", 3, 6)
@@ -302,7 +310,7 @@ def test_two_processes_go_on_as_if_nothing_had_happened(
 def test_what_stops_one_process_is_said_by_the_command(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, bad: str
 ) -> None:
-    from train import cards
+    from train import ddp
 
     monkeypatch.setenv("BAD", bad)
     mine = reward_file(
@@ -310,11 +318,11 @@ def test_what_stops_one_process_is_said_by_the_command(
         "    if os.environ['RANK'] == os.environ['BAD']:\n        raise KeyError('x')\n"
         "    return [1.0 for _ in completions]\n"
     )
-    found = recipes.load("embedded-arithmetic", [*SMALL, f'rewards=[{{name="{mine}:mine"}}]',
+    found = recipes.load_recipe("embedded-arithmetic", [*SMALL, f'rewards=[{{name="{mine}:mine"}}]',
                          "evaluation.problems=0", "backend.preflight=false"])  # fmt: skip
     run = Run.create(Path("runs/both"), recipe=recipes.to_toml(found), base="embedded")
     with pytest.raises(RigError, match=r"mine\.py:mine failed with KeyError: 'x'"):
-        cards.launch(run, 2, quiet=True)
+        ddp.launch_workers(run, 2, quiet=True)
     assert "failed with KeyError" in Run.open(run.path).record["error"]
 
 
@@ -324,21 +332,21 @@ def test_a_process_that_sees_several_cards_keeps_to_one_and_says_so(
     """transformers would spread it over all of them, and learn from that many times the completions."""
     import torch
 
-    import train.settings
+    import train.trainer.trl_config
 
-    complete = train.settings.complete
+    complete = train.trainer.trl_config.grpo_config_fields
     quick = ["schedule.max_steps=1", "evaluation.problems=0", "backend.preflight=false"]
-    small = recipes.load("embedded-arithmetic", [*SMALL, *quick])
-    running.start(small, Path("runs/one"))
+    small = recipes.load_recipe("embedded-arithmetic", [*SMALL, *quick])
+    run.start_run(small, Path("runs/one"))
     assert "cards" not in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(
-        train.settings,
-        "complete",
+        train.trainer.trl_config,
+        "grpo_config_fields",
         lambda *given, **named: complete(*given, **named) | {"use_cpu": False},
     )
-    running.start(small, Path("runs/four"))
+    run.start_run(small, Path("runs/four"))
     assert "1 of 4 cards; --gpus 4 shares each step" in capsys.readouterr().err
-    one, four = (log.steps(Path("runs") / name / log.LOG)[-1] for name in ("one", "four"))
+    one, four = (log.read_step_rows(Path("runs") / name / log.LOG)[-1] for name in ("one", "four"))
     assert one["num_tokens"] == four["num_tokens"]
     assert json.loads(Path("runs/four/run.json").read_text("utf-8"))["settings"]["use_cpu"] is False

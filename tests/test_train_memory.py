@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from train import memory, plan, shape
 from train import recipe as recipes
-from train.memory import GIB
+from train.plan import memory, model_shape, plan
+from train.plan.memory import GIB
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -33,8 +33,8 @@ class Measured(NamedTuple):
 
     def predicted(self) -> float:
         """What the estimate says of it, GiB; `transformers` was prepared for k-bit training."""
-        found = memory.estimate(
-            shape.of(LLAMA_8B),
+        found = memory.estimate_memory(
+            model_shape.load_shape(LLAMA_8B),
             precision=self.precision,
             trainable=2_621_440 * self.rank,
             optim=self.optim,
@@ -49,7 +49,7 @@ class Measured(NamedTuple):
             packed=self.packed,
             wide_embedding=self.decoder == "transformers",
         )
-        return found.peak / GIB
+        return found.peak_bytes / GIB
 
 
 REFERENCE = "one H200, 2026-11-22, TRL and unsloth by hand, prompts of 140 tokens"
@@ -108,12 +108,14 @@ def test_prompts_that_a_micro_batch_touches_at_most(micro_batch: int, prompts: i
     rows = [row // 6 for row in range(6 * micro_batch)]
     cuts = [rows[at : at + micro_batch] for at in range(0, len(rows), micro_batch)]
     assert max(len(set(cut)) for cut in cuts) == prompts
-    assert memory.touched(micro_batch, 6) == prompts
+    assert memory.prompts_per_micro_batch(micro_batch, 6) == prompts
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipes.list_recipes())
 def test_what_a_recipe_says_it_takes_is_what_the_plan_says(name: str) -> None:
-    said = re.findall(r"([0-9.]+) GiB at the very most", recipes.find(name).read_text("utf-8"))
+    said = re.findall(
+        r"([0-9.]+) GiB at the very most", recipes.find_recipe(name).read_text("utf-8")
+    )
     if name == "embedded-arithmetic":
         assert said == []
     else:
@@ -121,7 +123,7 @@ def test_what_a_recipe_says_it_takes_is_what_the_plan_says(name: str) -> None:
 
 
 def plan_of(*settings: str, recipe: str = "llama-3.1-8b-gsm8k-12gb") -> dict[str, Any]:
-    return plan.make(recipes.load(recipe, settings))
+    return plan.make_plan(recipes.load_recipe(recipe, settings))
 
 
 @pytest.mark.parametrize(
@@ -167,5 +169,5 @@ def test_a_paged_optimiser_is_not_counted_and_that_is_said() -> None:
 
 
 def test_each_of_two_cards_takes_less_than_one_alone() -> None:
-    found = recipes.load("llama-3.1-8b-gsm8k-12gb")
-    assert plan.make(found, cards=2)["peak_gib"] < plan.make(found, cards=1)["peak_gib"]
+    found = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb")
+    assert plan.make_plan(found, cards=2)["peak_gib"] < plan.make_plan(found, cards=1)["peak_gib"]

@@ -14,11 +14,12 @@ transformers = pytest.importorskip("transformers")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from one_thread import one_thread  # noqa: E402, F401
-from random_models import FAMILIES, SHAPE, gpt2, model  # noqa: E402
-from small_runs import start  # noqa: E402
 
-from train import log, packing  # noqa: E402
+from support.one_thread import one_thread  # noqa: E402, F401
+from support.random_models import FAMILIES, SHAPE, gpt2, model  # noqa: E402
+from support.small_runs import start  # noqa: E402
+from train.model import packing  # noqa: E402
+from train.monitor import log  # noqa: E402
 
 PROMPT, COMPLETION = 11, 9
 
@@ -60,11 +61,11 @@ def test_packed_rows_learn_what_padded_rows_learn(family: str, checkpointing: bo
     weights = torch.randn(6, COMPLETION)
     padded = logps(taught, ids, mask)
     wanted = gradients(taught, padded, weights)
-    assert packing.supported(taught)
-    packing.prepare(taught)
+    assert packing.can_pack(taught)
+    packing.install_packed_attention(taught)
     if checkpointing:
         taught.gradient_checkpointing_enable({"use_reentrant": False})
-    with packing.packing(taught, PROMPT):
+    with packing.packed_forward(taught, PROMPT):
         packed = logps(taught, ids, mask)
     found = gradients(taught, packed, weights)
     torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
@@ -90,11 +91,11 @@ def test_sixteen_bits_round_no_worse_than_with_padding() -> None:
                 parameter.data = parameter.data.float()
         taught.gradient_checkpointing_enable({"use_reentrant": False})
         taught.enable_input_require_grads()
-        packing.prepare(taught)
+        packing.install_packed_attention(taught)
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=bits == 16))
             if packed:
-                stack.enter_context(packing.packing(taught, PROMPT))
+                stack.enter_context(packing.packed_forward(taught, PROMPT))
             found = gradients(taught, logps(taught, ids, mask).float(), weights)
         assert len(found) == 2 * 2 * 7
         assert {gradient.dtype for gradient in found.values()} == {torch.float32}
@@ -109,10 +110,10 @@ def test_sixteen_bits_round_no_worse_than_with_padding() -> None:
 
 def test_the_model_reads_each_token_once() -> None:
     taught, (ids, mask) = model(), rows()
-    packing.prepare(taught)
+    packing.install_packed_attention(taught)
     read: list[Any] = []
     taught.model.layers[0].register_forward_pre_hook(lambda _, given: read.append(given[0].shape))
-    with packing.packing(taught, PROMPT):
+    with packing.packed_forward(taught, PROMPT):
         logps(taught, ids, mask)
     logps(taught, ids, mask)
     completions = int(mask[:, PROMPT:].sum())
@@ -122,12 +123,12 @@ def test_the_model_reads_each_token_once() -> None:
 def test_completions_do_not_see_each_other() -> None:
     """Another token in one completion changes that row alone; a padded token changes nothing."""
     taught, (ids, mask) = model(), rows()
-    packing.prepare(taught)
+    packing.install_packed_attention(taught)
     changed = ids.clone()
     changed[0, PROMPT] = (changed[0, PROMPT] + 7) % 290 + 5
     changed[3, 0] = 17  # left of the prompt
     changed[2, -1] = 23  # behind the completion
-    with packing.packing(taught, PROMPT):
+    with packing.packed_forward(taught, PROMPT):
         one, two = logps(taught, ids, mask), logps(taught, changed, mask)
     assert not torch.equal(one[0], two[0])
     torch.testing.assert_close(one[1:], two[1:])
@@ -136,8 +137,8 @@ def test_completions_do_not_see_each_other() -> None:
 def test_a_micro_batch_whose_completions_are_all_masked_has_no_gradient() -> None:
     taught = model()
     ids, mask = rows((0,) * 6)
-    packing.prepare(taught)
-    with packing.packing(taught, PROMPT):
+    packing.install_packed_attention(taught)
+    with packing.packed_forward(taught, PROMPT):
         found = logps(taught, ids, mask)
     assert torch.equal(found, torch.zeros(6, COMPLETION))
     assert all((g == 0).all() for g in gradients(taught, found, torch.ones_like(found)).values())
@@ -158,7 +159,7 @@ def test_every_token_has_one_place_and_comes_back_to_its_row(data: st.DataObject
             ids[row, 6 - prompts[group] + at] = 10 * (group + 2) + at
         ids[row, 6 : 6 + length] = torch.arange(length) + 100 * (row + 1)
         mask[row, 6 - prompts[group] : 6 + length] = 1
-    found = packing.layout(ids, mask, 6)
+    found = packing.build_layout(ids, mask, 6)
     held = mask.bool()
     assert found.ids.numel() == sum(prompts[one] for one in set(groups)) + sum(lengths)
     assert torch.equal(found.ids[0][found.rows][held], ids[held])
@@ -185,9 +186,9 @@ def test_the_gradient_of_taken_rows_is_that_of_index_select(back: bool) -> None:
     source = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     index = torch.randperm(7) if back else torch.randint(0, 7, (12,))
     inverse = index.argsort() if back else None
-    found = packing.taken(source, index, inverse)
+    found = packing.gather_rows(source, index, inverse)
     assert torch.equal(found, source[index])
-    assert torch.autograd.gradcheck(lambda one: packing.taken(one, index, inverse), source)
+    assert torch.autograd.gradcheck(lambda one: packing.gather_rows(one, index, inverse), source)
 
 
 def test_completions_of_a_prompt_are_brought_together_and_nothing_is_lost() -> None:
@@ -197,7 +198,7 @@ def test_completions_of_a_prompt_are_brought_together_and_nothing_is_lost() -> N
          "num_items_in_batch": torch.tensor(40), "pixel_values": None, "words": list("abcdef"[at : at + 3])}
         for at in (0, 3)
     ]  # fmt: skip
-    found = packing.regrouped(batches)
+    found = packing.group_by_prompt(batches)
     assert [batch["prompt_ids"][:, 0].tolist() for batch in found] == [[7, 7, 7], [5, 5, 9]]
     assert [batch["advantages"].tolist() for batch in found] == [[0, 2, 5], [1, 4, 3]]
     assert [batch["words"] for batch in found] == [["a", "c", "f"], ["b", "e", "d"]]
@@ -206,15 +207,15 @@ def test_completions_of_a_prompt_are_brought_together_and_nothing_is_lost() -> N
 
 
 def test_what_can_not_be_packed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not packing.supported(
+    assert not packing.can_pack(
         transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=8, **SHAPE))
     )
     eager = transformers.AutoModelForCausalLM.from_config(
         transformers.LlamaConfig(**SHAPE), attn_implementation="eager"
     )
-    assert not packing.supported(eager)
+    assert not packing.can_pack(eager)
     monkeypatch.setitem(sys.modules, "unsloth", object())
-    assert not packing.supported(model())
+    assert not packing.can_pack(model())
 
 
 def test_a_token_has_its_place_in_its_own_row_where_places_are_learnt() -> None:
@@ -224,9 +225,9 @@ def test_a_token_has_its_place_in_its_own_row_where_places_are_learnt() -> None:
     places = (mask.cumsum(1) - 1).clamp(min=0)
     logits = taught(input_ids=ids, attention_mask=mask, position_ids=places).logits
     chosen = logits[:, PROMPT - 1 : -1].log_softmax(-1).gather(-1, ids[:, PROMPT:, None])
-    assert packing.supported(taught)
-    packing.prepare(taught)
-    with packing.packing(taught, PROMPT):
+    assert packing.can_pack(taught)
+    packing.install_packed_attention(taught)
+    with packing.packed_forward(taught, PROMPT):
         found = logps(taught, ids, mask)
     torch.testing.assert_close(found, chosen[..., 0] * mask[:, PROMPT:], rtol=1e-4, atol=1e-5)
 
@@ -253,7 +254,7 @@ def test_a_run_logs_what_it_logs_with_padded_rows(
     first = {}
     for packed in ("true", "false"):
         start(*QUICK, *changes, f"backend.packed={packed}", name=packed)
-        first[packed] = log.steps(Path("runs") / packed / log.LOG)[0]
+        first[packed] = log.read_step_rows(Path("runs") / packed / log.LOG)[0]
     for key in ("reward", "num_tokens"):
         assert first["true"][key] == first["false"][key], key
     for key in figures:

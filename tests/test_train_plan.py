@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 import rig.cli
 from rig.errors import RigError, WrongUse
-from train import plan, shape
 from train import recipe as recipes
+from train.plan import model_shape, plan
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -35,7 +35,7 @@ PARAMETERS = {  # as the models' pages count them
 
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_a_model_is_counted_exactly(name: str, parameters: int) -> None:
-    assert shape.of(name).parameters == parameters
+    assert model_shape.load_shape(name).parameter_count == parameters
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_a_model_is_counted_exactly(name: str, parameters: int) -> None:
      "unsloth/Qwen2.5-0.5B-Instruct-unsloth-bnb-4bit", "QWEN/qwen3-0.6b"],
 )  # fmt: skip
 def test_a_mirror_has_the_shape_of_the_original(name: str) -> None:
-    assert shape.shipped(name) is not None
+    assert model_shape.shipped_config(name) is not None
 
 
 def test_a_stranger_has_no_shipped_shape() -> None:
-    assert shape.shipped("someone/Llama-3.1-8B-Instruct") is None
+    assert model_shape.shipped_config("someone/Llama-3.1-8B-Instruct") is None
 
 
 FOLDERS = [
@@ -60,24 +60,24 @@ FOLDERS = [
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_arithmetic_counts_what_the_real_architecture_has(shared: Path, folder: str) -> None:
     path = shared / "data" / "models" / folder
-    counted = shape.of(str(path))
-    built = shape._of_meta(json.loads((path / "config.json").read_text("utf-8")), path)
-    assert counted.parameters == built.parameters
+    counted = model_shape.load_shape(str(path))
+    built = model_shape._of_meta(json.loads((path / "config.json").read_text("utf-8")), path)
+    assert counted.parameter_count == built.parameter_count
     assert counted.small == built.small
     assert counted.kv_width == built.kv_width
-    assert {linear: linear.parameters for linear in counted.linears} == {
-        linear: linear.parameters for linear in built.linears
+    assert {linear: linear.parameter_count for linear in counted.linears} == {
+        linear: linear.parameter_count for linear in built.linears
     }
 
 
 def test_an_unknown_family_is_built_without_memory(shared: Path) -> None:
-    found = shape.of(str(shared / "data" / "models" / "gemma-3-1b-it"))
-    assert found.parameters == 999_885_952
+    found = model_shape.load_shape(str(shared / "data" / "models" / "gemma-3-1b-it"))
+    assert found.parameter_count == 999_885_952
     assert found.tied
 
 
 def plan_of(*settings: str, recipe: str = "llama-3.1-8b-gsm8k-12gb") -> dict[str, Any]:
-    return plan.make(recipes.load(recipe, settings))
+    return plan.make_plan(recipes.load_recipe(recipe, settings))
 
 
 def test_llama_8b_with_rank_32_on_seven_modules_learns_83886080_parameters() -> None:
@@ -94,16 +94,16 @@ def test_peft_makes_as_many_parameters_as_the_plan_says() -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from train.backends import EMBEDDED
+    from train.model.backends import EMBEDDED
 
-    found = recipes.load("embedded-arithmetic")
+    found = recipes.load_recipe("embedded-arithmetic")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(EMBEDDED))
         model = get_peft_model(
             model, LoraConfig(r=found.lora.r, target_modules=list(found.lora.targets))
         )
     made = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert made == plan.make(found)["trainable_parameters"]
+    assert made == plan.make_plan(found)["trainable_parameters"]
 
 
 def test_the_command_prints_one_object_offline_in_a_moment(elsewhere: Path) -> None:
@@ -137,12 +137,12 @@ def test_a_target_that_the_model_lacks_names_the_nearest() -> None:
 def test_data_out_of_reach_leaves_the_steps_open_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from train import reading
+    from train.data import sources
 
     def unreachable(*_: Any, **__: Any) -> None:
         raise RigError("The hub can't be reached.")
 
-    monkeypatch.setattr(reading, "read", unreachable)
+    monkeypatch.setattr(sources, "read_source", unreachable)
     found = plan_of("data.source=someone/somedata")
     assert found["steps_per_epoch"] is None
     assert "The hub can't be reached." in found["notes"]
@@ -157,7 +157,7 @@ def test_data_out_of_reach_leaves_the_steps_open_and_says_so(
 def test_a_damaged_config_is_one_sentence(tmp_path: Path, config: str, said: str) -> None:
     (tmp_path / "config.json").write_text(config, "utf-8")
     with pytest.raises(RigError, match=said):
-        shape.of(str(tmp_path))
+        model_shape.load_shape(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -166,16 +166,16 @@ def test_a_damaged_config_is_one_sentence(tmp_path: Path, config: str, said: str
 )
 def test_a_model_that_is_none(name: str, said: str) -> None:
     with pytest.raises(WrongUse, match=said):
-        shape.of(name)
+        model_shape.load_shape(name)
 
 
 GIB = 2**30
 
 
 def refused(gib: float, *settings: str, backend: str = "trl", cards: int = 1) -> str:
-    found = recipes.load("llama-3.1-8b-gsm8k-12gb", settings)
+    found = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb", settings)
     with pytest.raises(RigError) as error:
-        plan.refuse(found, backend, int(gib * GIB), cards=cards)
+        plan.refuse_oversized(found, backend, int(gib * GIB), cards=cards)
     return str(error.value.message)
 
 
@@ -197,19 +197,21 @@ def test_what_can_not_fit_is_refused_with_what_does(
     assert "it learns the same" in said
     knobs = re.findall(r"--set (\S+=\d+)", said)
     assert knobs
-    found = recipes.load("llama-3.1-8b-gsm8k-12gb", [*settings, *knobs])
-    plan.refuse(found, "trl", int(gib * GIB), cards=cards)
-    assert plan.make(found, cards=cards)["peak_gib"] <= gib
-    before = recipes.load("llama-3.1-8b-gsm8k-12gb", settings)
+    found = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb", [*settings, *knobs])
+    plan.refuse_oversized(found, "trl", int(gib * GIB), cards=cards)
+    assert plan.make_plan(found, cards=cards)["peak_gib"] <= gib
+    before = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb", settings)
     same = ("completions_per_step", "trainable_parameters", "tokens_per_step", "steps_per_epoch")
-    assert [plan.make(found)[key] for key in same] == [plan.make(before)[key] for key in same]
+    assert [plan.make_plan(found)[key] for key in same] == [
+        plan.make_plan(before)[key] for key in same
+    ]
 
 
 def test_what_is_near_the_limit_is_tried() -> None:
-    found = recipes.load("llama-3.1-8b-gsm8k-12gb")
-    plan.refuse(found, "trl", int(12 * GIB))
-    assert plan.make(found)["peak_gib"] > 10
-    plan.refuse(found, "trl", int(10 * GIB))  # predictions err by up to a tenth
+    found = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb")
+    plan.refuse_oversized(found, "trl", int(12 * GIB))
+    assert plan.make_plan(found)["peak_gib"] > 10
+    plan.refuse_oversized(found, "trl", int(10 * GIB))  # predictions err by up to a tenth
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_what_no_portion_makes_fit_says_what_else_to_take(
 
 def test_a_model_that_can_not_be_counted_is_left_to_its_loader(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}', "utf-8")
-    found = recipes.load("llama-3.1-8b-gsm8k-12gb", [f"model.name={tmp_path}"])
+    found = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb", [f"model.name={tmp_path}"])
     with pytest.raises(RigError, match="unheard-of"):
-        plan.make(found)
-    plan.refuse(found, "trl", GIB)
+        plan.make_plan(found)
+    plan.refuse_oversized(found, "trl", GIB)

@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
 
 from rig.errors import RigError  # noqa: E402
-from train import preflight  # noqa: E402
+from train.trainer import preflight  # noqa: E402
 
 ROWS = [{"prompt": [{"role": "user", "content": "x" * size}]} for size in (3, 90, 5, 60)]
 

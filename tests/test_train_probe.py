@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from one_thread import one_thread  # noqa: F401
 
 from rig.errors import RigError
-from rig.speech import TAUGHT
-from train import data
-from train.answering import Progress, Prompt, Said, Sampling
-from train.probe import FILE, Probed, probe
+from rig.model.reply_format import TAUGHT
+from support.one_thread import one_thread  # noqa: F401
+from train.data import dataset
+from train.eval.difficulty import FILE, ProbeResult, probe_prompts
+from train.eval.models import CompletionOutput, Progress, Prompt, SamplingParams
 from train.recipe import ModelTable
 
 Row = dict[str, Any]
 
 ATTEMPTS = 4
-DRAWN = Sampling(16, temperature=1.0, seed=5)
+DRAWN = SamplingParams(16, temperature=1.0, seed=5)
 
 
 class Pupil:
@@ -32,38 +32,42 @@ class Pupil:
         self.asked: Counter[str] = Counter()
         self.calls = 0
 
-    def ask(
-        self, prompts: Sequence[Prompt], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Said]:
+    def generate_completions(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, progress: Progress | None = None
+    ) -> list[CompletionOutput]:
         self.calls += 1
         return [self._one(prompt[-1]["content"]) for prompt in prompts]
 
-    def _one(self, question: str) -> Said:
+    def _one(self, question: str) -> CompletionOutput:
         number = int(question.split()[1])
         turn = self.asked[question]
         self.asked[question] += 1
         right = turn < number % 5
         form = "It makes {}." if turn % 2 else "<answer>{}</answer>"  # any form counts
-        return Said(form.format(number if right else number + 1), 5, True)
+        return CompletionOutput(form.format(number if right else number + 1), 5, True)
 
 
 def rows(count: int) -> list[Row]:
     return [
-        {"prompt": data.messages(f"Is {n} n?", ""), "question": f"Is {n} n?", "answer": str(n)}
+        {
+            "prompt": dataset.build_prompt(f"Is {n} n?", ""),
+            "question": f"Is {n} n?",
+            "answer": str(n),
+        }
         for n in range(count)
     ]
 
 
-def found(pupil: Pupil | None, folder: Path, **changes: Any) -> Probed:
+def found(pupil: Pupil | None, folder: Path, **changes: Any) -> ProbeResult:
     asked: dict[str, Any] = {"attempts": ATTEMPTS, "prompts": None, "keep_unsolved": 0.0}
-    return probe(pupil, rows(20), TAUGHT, folder, sampling=DRAWN, **(asked | changes))
+    return probe_prompts(pupil, rows(20), TAUGHT, folder, sampling=DRAWN, **(asked | changes))
 
 
 def test_prompts_that_are_always_or_never_solved_are_dropped(tmp_path: Path) -> None:
     result = found(Pupil(), tmp_path)
     assert [int(row["answer"]) % 5 for row in result.kept] == [1, 2, 3] * 4
     assert (result.always, result.never) == (4, 4)
-    assert result.sentence() == (
+    assert result.to_sentence() == (
         "Probe: 4 prompts are always solved and 4 never; the other 12 of 20 are trained on."
     )
 
@@ -111,7 +115,7 @@ def test_a_probe_that_keeps_nothing_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         RigError, match=r"of 4, 0 are always solved and 4 never\. Take .*keep_unsolved=0\.5"
     ):
-        probe(
+        probe_prompts(
             Pupil(), hopeless, TAUGHT, tmp_path, attempts=ATTEMPTS, prompts=None, keep_unsolved=0.0,
             sampling=DRAWN,
         )  # fmt: skip
@@ -119,14 +123,14 @@ def test_a_probe_that_keeps_nothing_says_what_to_do(tmp_path: Path) -> None:
 
 def test_the_embedded_model_is_probed_for_real(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
-    from train import backends
-    from train.answering import Local
+    from train.eval.models import LocalModel
+    from train.model import backends
 
-    chosen = data.load("generated:arithmetic", limit=12, held_out=1).train
-    local = Local(*backends.load_for_inference(ModelTable(name="embedded")), batch=48)
-    result = probe(
+    chosen = dataset.load_splits("generated:arithmetic", limit=12, held_out=1).train
+    local = LocalModel(*backends.load_for_inference(ModelTable(name="embedded")), batch=48)
+    result = probe_prompts(
         local, chosen, TAUGHT, tmp_path, attempts=2, prompts=None, keep_unsolved=1.0,
-        sampling=Sampling(64, temperature=1.0),
+        sampling=SamplingParams(64, temperature=1.0),
     )  # fmt: skip
     assert len(result.kept) + result.always == 12
     assert result.kept

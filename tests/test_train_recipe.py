@@ -12,10 +12,12 @@ import click
 import pytest
 
 from train import recipe as recipes
-from train import rewards, settings, shape
-from train.backends import limits
+from train.model.backends import unsupported_settings
+from train.plan import model_shape
 from train.recipe import Recipe, WatchTable
-from train.settings import Portions
+from train.rewards import builtin
+from train.trainer import trl_config
+from train.trainer.trl_config import BatchSizes
 
 MINIMAL = """
 about = "mine"
@@ -35,19 +37,19 @@ def mine(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipes.list_recipes())
 def test_every_recipe_opens_with_its_command_and_loads(name: str) -> None:
-    first = recipes.find(name).read_text("utf-8").partition("\n")[0]
+    first = recipes.find_recipe(name).read_text("utf-8").partition("\n")[0]
     assert first == f"# rig train {name}"
-    found = recipes.load(name)
-    assert recipes.parse(recipes.to_toml(found), name) == found
+    found = recipes.load_recipe(name)
+    assert recipes.parse_recipe(recipes.to_toml(found), name) == found
     for reward in found.rewards:
-        rewards.resolve(reward.name, reward.options, found.speech.speech())
-    model = shape.of(found.model.name)
-    assert sum(model.lora(found.lora.r, found.lora.targets).values()) > 0
-    fields = settings.complete(
+        builtin.bind_reward(reward.name, reward.options, found.speech.to_reply_format())
+    model = model_shape.load_shape(found.model.name)
+    assert sum(model.lora_parameters(found.lora.r, found.lora.targets).values()) > 0
+    fields = trl_config.grpo_config_fields(
         found,
-        Portions.of(found, rows=1000),
+        BatchSizes.from_recipe(found, rows=1000),
         output=Path("runs/x/checkpoints"),
         cuda=True,
         bf16=True,
@@ -69,9 +71,9 @@ EXPLICIT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipes.list_recipes())
 def test_a_shipped_recipe_leaves_nothing_that_matters_to_a_default(name: str) -> None:
-    written = tomllib.loads(recipes.find(name).read_text("utf-8"))
+    written = tomllib.loads(recipes.find_recipe(name).read_text("utf-8"))
     for table, keys in EXPLICIT.items():
         assert keys <= set(written[table]), table
     assert all({"name", "weight"} <= set(reward) for reward in written["rewards"])
@@ -83,7 +85,7 @@ def test_the_recipes_cover_what_was_promised() -> None:
         "llama-3.1-8b-gsm8k-16bit", "llama-3.2-1b-gsm8k", "llama-3.2-3b-gsm8k", "qwen2.5-0.5b-gsm8k",
         "qwen2.5-1.5b-gsm8k", "qwen3-4b-gsm8k",
     }  # fmt: skip
-    assert wanted <= set(recipes.names())
+    assert wanted <= set(recipes.list_recipes())
 
 
 @pytest.mark.parametrize(
@@ -106,18 +108,18 @@ def test_the_recipes_cover_what_was_promised() -> None:
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_with_the_way_out(mine: str, setting: str, said: str) -> None:
     with pytest.raises(click.UsageError) as error:
-        recipes.load(mine, [setting])
+        recipes.load_recipe(mine, [setting])
     assert said in error.value.message, error.value.message
     assert "\n" not in error.value.message
 
 
 def test_a_runs_own_recipe_that_is_damaged_is_named() -> None:
     with pytest.raises(click.UsageError, match=r"runs/x/recipe.toml is damaged .*: restore it"):
-        recipes.parse("x = [", "runs/x/recipe.toml")
+        recipes.parse_recipe("x = [", "runs/x/recipe.toml")
 
 
 def test_set_takes_toml_values_and_bare_words(mine: str) -> None:
-    found = recipes.load(
+    found = recipes.load_recipe(
         mine,
         ["model.name=Qwen/Qwen3-0.6B", "schedule.learning_rate=3e-5", "lora.targets=[\"q_proj\"]",
          "rewards.correct.weight=2", "trainer.dataloader_in_order=false"],
@@ -134,7 +136,7 @@ def test_model_and_data_have_no_default(tmp_path: Path) -> None:
         path = tmp_path / "less.toml"
         path.write_text(MINIMAL.replace(missing, "[lora]\n# "), "utf-8")
         with pytest.raises(click.UsageError, match=r"is missing|not valid TOML"):
-            recipes.load(str(path))
+            recipes.load_recipe(str(path))
 
 
 @pytest.mark.parametrize(
@@ -147,18 +149,18 @@ def test_model_and_data_have_no_default(tmp_path: Path) -> None:
 )
 def test_an_unknown_recipe_names_the_nearest(name: str, said: str) -> None:
     with pytest.raises(click.UsageError, match=re.escape(said)):
-        recipes.load(name)
+        recipes.load_recipe(name)
 
 
 def test_text_of_any_kind_survives_the_round_trip(mine: str) -> None:
     odd = 'a "quoted" \\ back\nslash\t and \x07\x7f bell, ünïcode 漢'
-    found = recipes.load(mine)
+    found = recipes.load_recipe(mine)
     changed = Recipe.model_validate(found.model_dump() | {"about": odd})
-    assert recipes.parse(recipes.to_toml(changed), "x").about == odd
+    assert recipes.parse_recipe(recipes.to_toml(changed), "x").about == odd
 
 
 def test_the_alarms_take_exactly_the_limits_of_the_recipe() -> None:
-    from train.alarms import Alarms
+    from train.monitor.alarms import Alarms
 
     limits = {name: one.default for name, one in inspect.signature(Alarms).parameters.items()}
     assert limits == WatchTable().model_dump(exclude={"stop"})
@@ -175,8 +177,8 @@ def test_the_alarms_take_exactly_the_limits_of_the_recipe() -> None:
 def test_the_effective_batch_stays_however_many_cards_share_it(
     mine: str, cards: int, micro: int, accumulation: int, generated: int
 ) -> None:
-    found = recipes.load(mine)  # 8 prompts x 8 completions a step, 8 at once
-    portions = Portions.of(found, cards=cards, rows=1000)
+    found = recipes.load_recipe(mine)  # 8 prompts x 8 completions a step, 8 at once
+    portions = BatchSizes.from_recipe(found, cards=cards, rows=1000)
     assert (portions.micro_batch, portions.accumulation) == (micro, accumulation)
     assert portions.generated == generated
     assert cards * micro * accumulation == portions.completions == 64
@@ -184,29 +186,32 @@ def test_the_effective_batch_stays_however_many_cards_share_it(
 
 
 def test_completions_generated_ahead_are_counted(mine: str) -> None:
-    found = recipes.load(mine, ["schedule.steps_per_batch=4"])
-    portions = Portions.of(found, rows=1000)
+    found = recipes.load_recipe(mine, ["schedule.steps_per_batch=4"])
+    portions = BatchSizes.from_recipe(found, rows=1000)
     assert portions.generated == 256
     assert portions.steps_per_epoch == 124  # 31 whole generations of 4 steps
 
 
 def test_generating_in_portions_changes_nothing_else(mine: str) -> None:
-    whole = Portions.of(recipes.load(mine), rows=1000)
+    whole = BatchSizes.from_recipe(recipes.load_recipe(mine), rows=1000)
     for at_once, generated in ((24, 24), (1000, 64)):
-        found = recipes.load(mine, [f"schedule.generate_at_once={at_once}"])
-        assert Portions.of(found, rows=1000) == replace(whole, generated=generated)
-        assert Portions.of(found, cards=4, rows=1000).generated == 16
+        found = recipes.load_recipe(mine, [f"schedule.generate_at_once={at_once}"])
+        assert BatchSizes.from_recipe(found, rows=1000) == replace(whole, generated=generated)
+        assert BatchSizes.from_recipe(found, cards=4, rows=1000).generated == 16
 
 
 def test_unsloth_says_that_it_generates_all_at_once(mine: str) -> None:
-    found = recipes.load(mine, ["schedule.generate_at_once=8", "model.precision=16bit"])
-    assert "leave schedule.generate_at_once out" in limits(found, "unsloth", cuda=True)[0]
-    assert limits(found, "trl", cuda=True) == []
+    found = recipes.load_recipe(mine, ["schedule.generate_at_once=8", "model.precision=16bit"])
+    assert (
+        "leave schedule.generate_at_once out"
+        in unsupported_settings(found, "unsloth", cuda=True)[0]
+    )
+    assert unsupported_settings(found, "trl", cuda=True) == []
 
 
 def test_cards_that_cannot_share_a_step_are_refused(mine: str) -> None:
     with pytest.raises(click.UsageError, match="prompts_per_step to a multiple of 3"):
-        Portions.of(recipes.load(mine), cards=3, rows=1000)
+        BatchSizes.from_recipe(recipes.load_recipe(mine), cards=3, rows=1000)
 
 
 def test_every_field_that_grpo_adds_is_written_out(mine: str) -> None:
@@ -217,13 +222,19 @@ def test_every_field_that_grpo_adds_is_written_out(mine: str) -> None:
 
     known = {field.name for field in dataclasses.fields(GRPOConfig)}
     base = {field.name for field in dataclasses.fields(TrainingArguments)}
-    found = recipes.load(mine)
-    fields = settings.complete(
-        found, Portions.of(found, rows=1000), output=Path("runs/x/c"), cuda=False, bf16=False
+    found = recipes.load_recipe(mine)
+    fields = trl_config.grpo_config_fields(
+        found,
+        BatchSizes.from_recipe(found, rows=1000),
+        output=Path("runs/x/c"),
+        cuda=False,
+        bf16=False,
     )
     assert set(fields) <= known
     left = known - base - set(fields)
-    assert left == settings.LEFT, "a field that GRPO adds is neither written out nor accounted for"
+    assert left == trl_config.LEFT, (
+        "a field that GRPO adds is neither written out nor accounted for"
+    )
     # what unsloth is known to change, beyond the fields that GRPO adds
     forced = {
         "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "optim",
@@ -236,11 +247,15 @@ def test_every_field_that_grpo_adds_is_written_out(mine: str) -> None:
 
 def test_a_field_of_the_trainer_table_is_checked_by_name(mine: str) -> None:
     known = {"dataloader_in_order", "max_steps"}
-    settings.check_names(recipes.load(mine, ["trainer.dataloader_in_order=true"]), known)
+    trl_config.check_trainer_fields(
+        recipes.load_recipe(mine, ["trainer.dataloader_in_order=true"]), known
+    )
     with pytest.raises(click.UsageError, match="did you mean 'dataloader_in_order'"):
-        settings.check_names(recipes.load(mine, ["trainer.dataloader_inorder=true"]), known)
+        trl_config.check_trainer_fields(
+            recipes.load_recipe(mine, ["trainer.dataloader_inorder=true"]), known
+        )
     with pytest.raises(click.UsageError, match="follows from the other tables"):
-        settings.check_names(recipes.load(mine, ["trainer.max_steps=3"]), known)
+        trl_config.check_trainer_fields(recipes.load_recipe(mine, ["trainer.max_steps=3"]), known)
 
 
 def test_what_a_backend_changed_behind_our_back_is_put_back(mine: str) -> None:
@@ -255,7 +270,7 @@ def test_what_a_backend_changed_behind_our_back_is_put_back(mine: str) -> None:
         mask_truncated_completions = True
 
     trainer = Trainer()
-    settings.insist(
+    trl_config.restore_fields(
         trainer,
         {"epsilon_high": 0.2, "mask_truncated_completions": False, "learning_rate": 1e-6},
     )

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from small_runs import start
 
 from rig.errors import RigError
 from rig.runs import Run
-from train import checkpoints, log
+from support.small_runs import start
+from train.monitor import log
+from train.trainer import checkpoints
 
 SMALL = [
     "schedule.max_steps=7", "schedule.prompts_per_step=2", "grpo.num_generations=4",
@@ -44,7 +45,7 @@ def environment() -> dict[str, str]:
 
 def kill(place: Path, count: int, settings: list[str]) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "killing.py"), str(place), str(count), *settings],
+        [sys.executable, str(ROOT / "tests" / "support" / "killing.py"), str(place), str(count), *settings],
         capture_output=True, text=True, check=True, env=environment(),
     )  # fmt: skip
     return dict(json.loads(done.stdout))
@@ -80,7 +81,7 @@ def test_a_run_goes_on_where_a_launcher_has_set_its_ranks(elsewhere: Path) -> No
         check=True, capture_output=True,
     )  # fmt: skip
     whole, half = (
-        [{k: v for k, v in row.items() if k not in log.CLOCK} for row in log.steps(path)]
+        [{k: v for k, v in row.items() if k not in log.CLOCK} for row in log.read_step_rows(path)]
         for path in (Path("runs/whole") / log.LOG, Path("runs/half") / log.LOG)
     )
     assert len(whole) == 4
@@ -107,7 +108,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
     run = tmp_path / "runs" / "mine"
-    while not list(log.read(run / log.LOG)):
+    while not list(log.read_rows(run / log.LOG)):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
@@ -116,9 +117,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert said == "", "stdout is for the result"
     assert "Go on with: rig train --resume" in heard
     assert Run.open(run).state == "training"
-    saved = checkpoints.newest(run / "checkpoints")
+    saved = checkpoints.latest_checkpoint(run / "checkpoints")
     assert saved is not None
-    assert saved[0] == len(log.steps(run / log.LOG))
+    assert saved[0] == len(log.read_step_rows(run / log.LOG))
     again = subprocess.run(
         [*command, "--resume", "mine", "--set", f"schedule.max_steps={saved[0] + 1}", "--json"],
         cwd=tmp_path, capture_output=True, text=True, env=environment(),
@@ -130,7 +131,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
     def write() -> None:
-        with checkpoints.landing(tmp_path, "checkpoint-5") as workshop:
+        with checkpoints.atomic_folder(tmp_path, "checkpoint-5") as workshop:
             (workshop / "checkpoint-5").mkdir()
             (workshop / "checkpoint-5" / "half").write_bytes(b"x")
             raise KeyboardInterrupt
@@ -150,15 +151,15 @@ def test_a_full_disk_is_seen_before_the_half_written_makes_room_again(
         return real._replace(free=0 if list(folder.glob(".part-*")) else 2**30)
 
     def write() -> None:
-        with checkpoints.landing(tmp_path, "checkpoint-5"):
+        with checkpoints.atomic_folder(tmp_path, "checkpoint-5"):
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 8")
 
-    monkeypatch.setattr("train.checkpoints.shutil.disk_usage", usage)
+    monkeypatch.setattr("train.trainer.checkpoints.shutil.disk_usage", usage)
     with pytest.raises(RigError, match="The disk is full: checkpoint-5"):
         write()
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(
-        "train.checkpoints.shutil.disk_usage", lambda folder: real._replace(free=2**30)
+        "train.trainer.checkpoints.shutil.disk_usage", lambda folder: real._replace(free=2**30)
     )
     with pytest.raises(RuntimeError, match="enforce fail"):
         write()
@@ -166,7 +167,7 @@ def test_a_full_disk_is_seen_before_the_half_written_makes_room_again(
 
 def test_a_checkpoint_takes_the_place_of_an_older_one_of_its_name(tmp_path: Path) -> None:
     for text in ("old", "new"):
-        with checkpoints.landing(tmp_path, "checkpoint-5") as workshop:
+        with checkpoints.atomic_folder(tmp_path, "checkpoint-5") as workshop:
             (workshop / "checkpoint-5").mkdir()
             (workshop / "checkpoint-5" / "file").write_text(text, "utf-8")
     assert (tmp_path / "checkpoint-5" / "file").read_text("utf-8") == "new"
@@ -176,15 +177,15 @@ def test_a_checkpoint_takes_the_place_of_an_older_one_of_its_name(tmp_path: Path
 def test_the_newest_counts_by_number_and_parts_do_not_count(tmp_path: Path) -> None:
     for name in ("checkpoint-9", "checkpoint-10", ".part-checkpoint-11", "checkpoint-x", "best"):
         (tmp_path / name).mkdir()
-    assert checkpoints.newest(tmp_path) == (10, tmp_path / "checkpoint-10")
-    checkpoints.sweep(tmp_path)
-    checkpoints.prune(tmp_path, 1)
+    assert checkpoints.latest_checkpoint(tmp_path) == (10, tmp_path / "checkpoint-10")
+    checkpoints.remove_partial_checkpoints(tmp_path)
+    checkpoints.prune_checkpoints(tmp_path, 1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "checkpoint-10", "checkpoint-x"]
 
 
 def test_a_line_that_a_kill_cut_in_two_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / log.LOG
     path.write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.2}\n{"step": 3, "lo', "utf-8")
-    assert [row["step"] for row in log.read(path)] == [1, 2]
-    log.cut(path, 1)
+    assert [row["step"] for row in log.read_rows(path)] == [1, 2]
+    log.truncate_log(path, 1)
     assert path.read_text("utf-8") == '{"step": 1, "loss": 0.1}\n'

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from rig.errors import WrongUse
-from rig.speech import TAUGHT, Speech
-from train import answers
-from train.rewards import catalogue, resolve, rewards, text_of
+from rig.model.reply_format import TAUGHT, ReplyFormat
+from train.data import answers
+from train.rewards.builtin import bind_reward, completion_text, list_rewards, rewards
 
 SAMPLE = Path(__file__).parent / "data" / "gsm8k_sample.jsonl"
 
@@ -69,7 +69,7 @@ class TestTheContract:
 
     def test_unknown_columns_are_ignored_and_each_completion_gets_a_mark(self, name: str) -> None:
         said = [layout.format(42) for layout in LAYOUTS.values()] + list(DAMAGED.values())
-        marks = resolve(name)(completions=chat(*said), **columns(len(said)))
+        marks = bind_reward(name)(completions=chat(*said), **columns(len(said)))
         assert len(marks) == len(said)
         assert all(
             mark is None or (isinstance(mark, float) and math.isfinite(mark)) for mark in marks
@@ -78,7 +78,7 @@ class TestTheContract:
     def test_it_gives_its_top_mark_to_the_gold_in_a_layout_and_less_to_some_damage(
         self, name: str
     ) -> None:
-        reward, top = resolve(name), TOP.get(name, 1.0)
+        reward, top = bind_reward(name), TOP.get(name, 1.0)
         golds = reward(completions=chat(*(v.format(42) for v in LAYOUTS.values())), **columns(3))
         damaged = reward(completions=chat(*DAMAGED.values()), **columns(len(DAMAGED)))
         assert max(mark for mark in golds if mark is not None) == top
@@ -86,7 +86,7 @@ class TestTheContract:
         assert max(mark for mark in damaged if mark is not None) <= top
 
     def test_it_pickles_and_keeps_its_name(self, name: str) -> None:
-        reward = resolve(name)
+        reward = bind_reward(name)
         again = pickle.loads(pickle.dumps(reward))
         assert reward.__name__ == again.__name__ == name
         said = chat(LAYOUTS["inline"].format(42))
@@ -94,13 +94,13 @@ class TestTheContract:
 
     def test_plain_text_counts_like_a_conversation(self, name: str) -> None:
         text = LAYOUTS["many lines"].format(42)
-        reward = resolve(name)
+        reward = bind_reward(name)
         assert reward(completions=[text], **columns(1)) == reward(
             completions=chat(text), **columns(1)
         )
 
     def test_its_docstring_says_what_earns_the_mark(self, name: str) -> None:
-        assert len(catalogue()[name]) > 30
+        assert len(list_rewards()[name]) > 30
         assert (inspect.getdoc(rewards[name]) or "").count(">>>")
 
 
@@ -108,23 +108,23 @@ class TestTheContract:
 def test_the_sound_rewards_accept_every_layout(layout: str) -> None:
     said = chat(LAYOUTS[layout].format("$42.00"))
     for name in ("correct", "close", "format", "tags", "length", "unrepeated"):
-        assert resolve(name)(completions=said, **columns(1)) == [1.0], name
+        assert bind_reward(name)(completions=said, **columns(1)) == [1.0], name
 
 
 def test_every_gold_of_gsm8k_gets_the_top_mark_in_every_dress(shared: Path) -> None:
     golds = []
     for side in ("train", "test"):
         with (shared / "data" / "gsm8k" / f"{side}.jsonl").open(encoding="utf-8") as lines:
-            golds += [answers.gold(json.loads(line)["answer"]) for line in lines]
+            golds += [answers.extract_gold_answer(json.loads(line)["answer"]) for line in lines]
     assert len(golds) == 7473 + 660
     dresses = ("{}", "${}", "{}.00", "\\boxed{{{}}}", "{} pairs of shoes.")
     for at, dress in enumerate(dresses):
         said = [LAYOUTS["many lines"].format(dress.format(gold)) for gold in golds]
         if at == 2:  # without its commas, too
             said = [LAYOUTS["inline"].format(dress.format(gold.replace(",", ""))) for gold in golds]
-        assert set(resolve("correct")(completions=said, answer=golds)) == {1.0}
+        assert set(bind_reward("correct")(completions=said, answer=golds)) == {1.0}
     wrong = [LAYOUTS["many lines"].format(gold + "1") for gold in golds]
-    assert set(resolve("correct")(completions=wrong, answer=golds)) == {0.0}
+    assert set(bind_reward("correct")(completions=wrong, answer=golds)) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -152,49 +152,49 @@ def test_the_notebooks_tag_count_charges_the_whole_reply_for_a_missing_newline()
 
 def test_a_row_without_gold_is_skipped() -> None:
     said = chat(LAYOUTS["inline"].format(42), LAYOUTS["inline"].format(42))
-    assert resolve("correct")(completions=said, answer=[None, "42"]) == [None, 1.0]
-    assert resolve("close")(completions=said, answer=["", "42"]) == [None, 1.0]
+    assert bind_reward("correct")(completions=said, answer=[None, "42"]) == [None, 1.0]
+    assert bind_reward("close")(completions=said, answer=["", "42"]) == [None, 1.0]
 
 
 def test_a_right_answer_without_its_block_pays_only_where_the_recipe_says_so() -> None:
     said = chat("It makes 42.")
-    assert resolve("correct")(completions=said, answer=["42"]) == [0.0]
-    assert resolve("correct", {"lenient": True})(completions=said, answer=["42"]) == [1.0]
+    assert bind_reward("correct")(completions=said, answer=["42"]) == [0.0]
+    assert bind_reward("correct", {"lenient": True})(completions=said, answer=["42"]) == [1.0]
 
 
 def test_repeating_an_answer_block_does_not_pay() -> None:
     hedge = "<reasoning>hm</reasoning><answer>41</answer><answer>42</answer>"
     for name in ("correct", "format", "close"):
-        assert resolve(name)(completions=[hedge], answer=["42"]) == [0.0], name
+        assert bind_reward(name)(completions=[hedge], answer=["42"]) == [0.0], name
 
 
 def test_tags_out_of_order_pay_for_one_pair_at_most() -> None:
-    assert resolve("tags")(completions=["</answer><answer></reasoning><reasoning>"]) == [0.25]
+    assert bind_reward("tags")(completions=["</answer><answer></reasoning><reasoning>"]) == [0.25]
 
 
 def test_another_contract_is_rewarded_by_its_own_tags() -> None:
-    speech = Speech("Think.", "<think>", "</think>", "<final>", "</final>")
+    speech = ReplyFormat("Think.", "<think>", "</think>", "<final>", "</final>")
     said = ["<think>6*9-12</think><final>42</final>"]
     for name in ("correct", "format", "tags"):
-        reward = pickle.loads(pickle.dumps(resolve(name, {}, speech)))
+        reward = pickle.loads(pickle.dumps(bind_reward(name, {}, speech)))
         assert reward(completions=said, answer=["42"]) == [1.0]
-        assert resolve(name, {}, TAUGHT)(completions=said, answer=["42"]) == [0.0]
+        assert bind_reward(name, {}, TAUGHT)(completions=said, answer=["42"]) == [0.0]
 
 
 def test_an_unknown_reward_names_the_nearest() -> None:
     with pytest.raises(
         WrongUse, match="There is no reward called 'corect'; did you mean 'correct'"
     ):
-        resolve("corect")
+        bind_reward("corect")
 
 
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(WrongUse, match="has no option 'mots'; did you mean 'most'"):
-        resolve("length", {"mots": 3})
+        bind_reward("length", {"mots": 3})
     with pytest.raises(WrongUse, match="'speech'"):
-        resolve("format", {"speech": "?"})
+        bind_reward("format", {"speech": "?"})
     with pytest.raises(WrongUse, match="it has none"):
-        resolve("int_reward_func", {"x": 1})
+        bind_reward("int_reward_func", {"x": 1})
 
 
 OWN = '''
@@ -221,7 +221,7 @@ def own(tmp_path: Path) -> Path:
 def test_a_reward_of_ones_own_is_named_by_its_file_and_pickles_into_another_process(
     own: Path, tmp_path: Path
 ) -> None:
-    reward = resolve(f"{own}:vowels", {"wanted": 3})
+    reward = bind_reward(f"{own}:vowels", {"wanted": 3})
     assert reward.__name__ == "vowels"
     assert reward(completions=chat("aei", "xyz"), **columns(2)) == [1.0, 0.0]
     (tmp_path / "reward.pickle").write_bytes(pickle.dumps(reward))
@@ -237,22 +237,24 @@ def test_a_reward_of_ones_own_is_named_by_its_file_and_pickles_into_another_proc
 
 
 def test_an_async_reward_stays_async_with_options(own: Path) -> None:
-    reward: Any = resolve(f"{own}:slow", {"mark": 0.7})
+    reward: Any = bind_reward(f"{own}:slow", {"mark": 0.7})
     assert inspect.iscoroutinefunction(reward.__call__)  # how TRL looks at an instance
     assert asyncio.run(reward(completions=chat("a"))) == [0.7]
 
 
 def test_a_reward_that_refuses_unknown_columns_is_refused(own: Path) -> None:
     with pytest.raises(WrongUse, match=r"refuses unknown columns: end its parameters with `\*\*_`"):
-        resolve(f"{own}:fixed")
+        bind_reward(f"{own}:fixed")
 
 
 def test_a_column_named_like_an_option_does_not_override_it() -> None:
-    assert resolve("length", {"most": 4})(completions=["abcd"], most=[1]) == [1.0]
+    assert bind_reward("length", {"most": 4})(completions=["abcd"], most=[1]) == [1.0]
 
 
 def test_the_rewards_need_no_torch() -> None:
-    probe = "import sys, train.rewards; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    probe = (
+        "import sys, train.rewards.builtin; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True,
         cwd=Path(__file__).parent.parent,
@@ -262,5 +264,8 @@ def test_the_rewards_need_no_torch() -> None:
 
 
 def test_text_of_takes_the_last_message() -> None:
-    assert text_of([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]) == "!"
-    assert text_of([{"role": "assistant", "content": None}]) == ""
+    assert (
+        completion_text([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}])
+        == "!"
+    )
+    assert completion_text([{"role": "assistant", "content": None}]) == ""

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from train import statistics
+from train.eval import statistics
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from train import statistics
     ],
 )
 def test_the_interval_is_wilsons(successes: int, n: int, low: float, high: float) -> None:
-    assert statistics.wilson(successes, n) == pytest.approx((low, high), abs=6e-5)
+    assert statistics.wilson_interval(successes, n) == pytest.approx((low, high), abs=6e-5)
 
 
 def test_nothing_counted_says_nothing() -> None:
-    assert statistics.wilson(0, 0) == (0.0, 1.0)
+    assert statistics.wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_the_interval_covers_the_true_share_about_19_times_in_20() -> None:
@@ -33,7 +33,7 @@ def test_the_interval_covers_the_true_share_about_19_times_in_20() -> None:
     for share in (0.05, 0.2, 0.5, 0.9):
         hits = 0.0
         for k in range(n + 1):
-            low, high = statistics.wilson(k, n)
+            low, high = statistics.wilson_interval(k, n)
             chance = math.comb(n, k) * share**k * (1 - share) ** (n - k)
             hits += chance * (low <= share <= high)
         assert 0.93 < hits < 0.975

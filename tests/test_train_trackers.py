@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
-from one_thread import one_thread  # noqa: F401
-from small_runs import SMALL, reward_file, start
 
 import rig.cli
 from rig.errors import RigError
-from train import log
-from train.trackers import Guard
+from support.one_thread import one_thread  # noqa: F401
+from support.small_runs import SMALL, reward_file, start
+from train.monitor import log
+from train.monitor.trackers import GuardedCallback
 
 
 def installed(tracker: str) -> None:
@@ -31,7 +31,8 @@ def environment(home: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RIG_", "WANDB_", "TRACKIO_"))}
     return kept | {
         "HOME": str(home), "TRACKIO_DIR": str(home / "trackio"), "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
     }  # fmt: skip
 
 
@@ -42,13 +43,13 @@ def test_a_tracker_holds_the_figures_of_its_own_run(tmp_path: Path, tracker: str
     home = tmp_path / "home"
     home.mkdir()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "tracking.py"), tracker],
+        [sys.executable, str(ROOT / "tests" / "support" / "tracking.py"), tracker],
         cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         env=environment(home) | {"WANDB_MODE": "offline"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     held = json.loads(done.stdout)  # nothing else on stdout
-    logged = {row["step"]: row for row in log.steps(tmp_path / "runs" / "mine" / log.LOG)}
+    logged = {row["step"]: row for row in log.read_step_rows(tmp_path / "runs" / "mine" / log.LOG)}
     assert sorted(logged) == [1, 2, 3]
     for key in ("reward", "accuracy", "format", "loss", "rewards/correct/mean"):
         before, other, after = (held[run][f"train/{key}"] for run in ("mine", "other", "resumed"))
@@ -100,7 +101,7 @@ def test_a_tracker_that_fails_in_mid_run_loses_its_own_figures_alone() -> None:
             raise PermissionError("not here")
 
     said: list[str] = []
-    guarded: Any = Guard(Tracker(), "wandb", said.append)
+    guarded: Any = GuardedCallback(Tracker(), "wandb", said.append)
     with pytest.raises(RigError, match=r"wandb can't begin \(not here\)"):
         guarded.on_train_begin()
     for step in (1, 2, 3):

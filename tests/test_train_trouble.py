@@ -11,13 +11,15 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from one_thread import one_thread  # noqa: F401
-from small_runs import reward_file, start
 
 import rig.cli
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
-from train import checkpoints, log, running
+from support.one_thread import one_thread  # noqa: F401
+from support.small_runs import reward_file, start
+from train import run as train_run
+from train.monitor import log
+from train.trainer import checkpoints
 
 
 def test_a_dead_reward_is_named_within_ten_steps_and_a_hopeless_run_is_stopped(
@@ -30,14 +32,14 @@ def test_a_dead_reward_is_named_within_ten_steps_and_a_hopeless_run_is_stopped(
             "evaluation.problems=0", "grpo.max_completion_length=4", "schedule.save_every=4",
         )  # fmt: skip
     run = Run.open(Path("runs/mine"))
-    alarms = [row for row in log.read(run.path / log.LOG) if "alarm" in row]
+    alarms = [row for row in log.read_rows(run.path / log.LOG) if "alarm" in row]
     named = next(row for row in alarms if row["alarm"] == "dead-reward")
     assert (named["subject"], named["step"]) == ("never", 10)
     assert run.record["stopped"]["alarm"] == "never-learns"
     assert run.record["stopped"]["step"] == 10
     assert str(run.path) in stopped.value.message
     assert run.state == "training"
-    saved = checkpoints.newest(run.checkpoints)
+    saved = checkpoints.latest_checkpoint(run.checkpoint_folder)
     assert saved is not None
     assert saved[0] == 10, "stopped with a checkpoint"
     page = (run.path / "report.html").read_text("utf-8")
@@ -59,7 +61,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_saved(
         start("schedule.max_steps=5", "evaluation.problems=0", "backend.preflight=false")
     run = Run.open(Path("runs/mine"))
     assert run.record["stopped"]["step"] == 3
-    saved = checkpoints.newest(run.checkpoints)
+    saved = checkpoints.latest_checkpoint(run.checkpoint_folder)
     assert saved is not None
     assert saved[0] == 2, "the checkpoint before the loss went wrong is the newest"
 
@@ -109,7 +111,7 @@ def test_a_first_reward_may_be_async(elsewhere: Path) -> None:
     found = start(
         f'rewards=[{{name="{mine}:mine"}}]', "schedule.max_steps=1", "evaluation.problems=0"
     )
-    row = log.steps(Path(found["run"]) / log.LOG)[0]
+    row = log.read_step_rows(Path(found["run"]) / log.LOG)[0]
     assert row["rewards/mine/mean"] > 0
     assert "accuracy" in row
 
@@ -184,7 +186,7 @@ def test_bad_data_is_one_sentence_and_leaves_nothing(
 
 
 def copied_model(folder: Path) -> Path:
-    from train.backends import EMBEDDED
+    from train.model.backends import EMBEDDED
 
     shutil.copytree(EMBEDDED, folder)
     return folder
@@ -214,8 +216,8 @@ def test_a_broken_chat_template_is_found(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from train.backends import EMBEDDED
-    from train.preflight import check_template
+    from train.model.backends import EMBEDDED
+    from train.trainer.preflight import check_template
 
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     ends = [tokenizer.eos_token_id]
@@ -262,18 +264,18 @@ def test_a_machine_without_a_working_card_says_why(
 ) -> None:
     import torch
 
-    from train import backends
+    from train.model import backends
 
     def start_cuda() -> None:
         raise RuntimeError(init)
 
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "init", start_cuda)
-    monkeypatch.setattr("train.backends.shutil.which", lambda name: program)
-    assert said in backends.why_no_card()
-    assert "\n" not in backends.why_no_card()
+    monkeypatch.setattr("train.model.backends.shutil.which", lambda name: program)
+    assert said in backends.why_no_gpu()
+    assert "\n" not in backends.why_no_gpu()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert ("hides every card" in backends.why_no_card()) is (cuda is not None)
+    assert ("hides every card" in backends.why_no_gpu()) is (cuda is not None)
 
 
 def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
@@ -294,9 +296,12 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
         start("schedule.max_steps=3", "evaluation.problems=0", "backend.preflight=false")
     run = Run.open(Path("runs/mine"))
     assert run.state == "training"
-    assert checkpoints.newest(run.checkpoints) == (1, run.checkpoints / "checkpoint-1")
+    assert checkpoints.latest_checkpoint(run.checkpoint_folder) == (
+        1,
+        run.checkpoint_folder / "checkpoint-1",
+    )
     monkeypatch.setattr(checkpoints, "_sync", real)
-    assert running.resume(run, quiet=True)["state"] == "trained"
+    assert train_run.resume_run(run, quiet=True)["state"] == "trained"
 
 
 @pytest.mark.parametrize(

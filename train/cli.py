@@ -45,34 +45,38 @@ def train(
     import json
 
     from train import recipe as recipes
-    from train import running
+    from train import run
 
     if list_them:
-        found = {one: recipes.load(one).about for one in recipes.names()}
+        found = {one: recipes.load_recipe(one).about for one in recipes.list_recipes()}
         lines = [f"{one:<28}{about}" for one, about in found.items()]
         click.echo(json.dumps(found) if as_json else "\n".join(lines))
         return
     if resume is not None:
         if recipe is not None:
             raise click.UsageError("--resume takes the recipe of the run: leave RECIPE out.")
-        from rig.runs import Run, find
+        from rig.runs import Run, find_run
 
-        report(running.resume(Run.open(find(resume)), settings), as_json)
+        print_outcome(run.resume_run(Run.open(find_run(resume)), settings), as_json)
         return
     if recipe is None:
-        raise click.UsageError(f"Name a recipe: {', '.join(recipes.names())}, or a TOML file.")
-    resolved = recipes.load(recipe, settings)
+        raise click.UsageError(
+            f"Name a recipe: {', '.join(recipes.list_recipes())}, or a TOML file."
+        )
+    resolved = recipes.load_recipe(recipe, settings)
     if plan:
-        from train import plan as plans
+        from train.plan import plan as plans
 
-        click.echo(plans.show(plans.make(resolved, cards=gpus), recipe, as_json=as_json))
+        click.echo(
+            plans.format_plan(plans.make_plan(resolved, cards=gpus), recipe, as_json=as_json)
+        )
         return
     if name and (Path(name).name != name or name.startswith(".")):
         raise click.UsageError(
             f"--name {name}: give a name, not a path; the run goes to runs/NAME."
         )
-    folder = Path("runs") / (name or free_name(Path(recipe).stem))
-    report(running.start(resolved, folder, gpus=gpus), as_json)
+    folder = Path("runs") / (name or free_run_name(Path(recipe).stem))
+    print_outcome(run.start_run(resolved, folder, gpus=gpus), as_json)
 
 
 @click.command("eval")
@@ -104,22 +108,26 @@ def evaluate(
     """
     from rich.console import Console
 
-    from rig.options import api_key
-    from train import exam, examine, verdict
+    from rig.options import read_api_key
+    from train.eval import problems, runner, tables
 
     if target is None and asked["url"] is None:
         raise click.UsageError("Name a run folder or a model, or give --url.")
-    if target is not None and recipe is not None and exam.of_run(target):
+    if target is not None and recipe is not None and problems.find_run_recipe(target):
         raise click.UsageError("A run brings its own problems: leave --recipe out.")
-    found = examine.examine(
-        target, recipe_name=recipe, api_key=api_key(api_key_file), tell=verdict.tell, **asked
+    found = runner.run_eval(
+        target,
+        recipe_name=recipe,
+        api_key=read_api_key(api_key_file),
+        tell=tables.print_progress,
+        **asked,
     )
     if as_json:
         import json
 
         click.echo(json.dumps(found, ensure_ascii=False))
         return
-    verdict.show(found, Console(highlight=False))
+    tables.print_tables(found, Console(highlight=False))
 
 
 @click.command()
@@ -150,9 +158,9 @@ def rewards(
     from rich.console import Console
 
     if check is None:
-        from train.rewards import catalogue
+        from train.rewards.builtin import list_rewards
 
-        found = catalogue()
+        found = list_rewards()
         if as_json:
             click.echo(json.dumps({"rewards": found}, ensure_ascii=False))
             return
@@ -161,15 +169,15 @@ def rewards(
         click.echo(lines.getvalue(), nl=False)
         return
     from train import recipe as recipes
-    from train import rehearsal
+    from train.rewards import lint_command
 
-    tried = rehearsal.check(
-        recipes.load(check, settings), samples=samples, attempts=attempts, real=real
+    tried = lint_command.lint_recipe(
+        recipes.load_recipe(check, settings), samples=samples, attempts=attempts, real=real
     )
     if as_json:
         click.echo(json.dumps(tried, ensure_ascii=False))
     else:
-        rehearsal.show(tried, Console(highlight=False))
+        lint_command.print_lint_report(tried, Console(highlight=False))
     if not tried["ok"]:
         click.get_current_context().exit(1)
 
@@ -177,7 +185,7 @@ def rewards(
 COMMANDS: list[click.Command] = [train, evaluate, rewards]
 
 
-def free_name(stem: str) -> str:
+def free_run_name(stem: str) -> str:
     """`stem`, or the first of `stem-2`, `stem-3`, ... that names no run yet."""
     from rig.runs import RECORD
 
@@ -185,14 +193,14 @@ def free_name(stem: str) -> str:
     return next(name for name in names if not (Path("runs") / name / RECORD).exists())
 
 
-def report(found: dict[str, Any], as_json: bool) -> None:
+def print_outcome(found: dict[str, Any], as_json: bool) -> None:
     """Print what a run came to, and what can be done with it."""
     if as_json:
         import json
 
         click.echo(json.dumps(found, default=str))
         return
-    from train.evaluate import MEASURES
+    from train.eval.scoring import MEASURES
 
     click.echo(f"{found['state']}: {found['run']}, {found['steps']} steps")
     for measure, words in MEASURES.items():

@@ -15,22 +15,24 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rig import base
 from rig.errors import RigError, WrongUse
+from rig.model import base_weights
 from rig.runs import Run
-from train import cards, checkpoints, log, power
+from train import ddp
+from train.monitor import log, power
+from train.monitor.trackers import Trackers
 from train.recipe import Recipe
-from train.trackers import Trackers
+from train.trainer import checkpoints
 
 if TYPE_CHECKING:
-    from train.backends import Backend
-    from train.data import Data
-    from train.heldout import HeldOut
-    from train.monitor import Monitor
-    from train.settings import Portions
+    from train.data.dataset import DataSplits
+    from train.model.backends import Backend
+    from train.trainer.callback import MonitorCallback
+    from train.trainer.held_out import HeldOutEval
+    from train.trainer.trl_config import BatchSizes
 
 
-def work(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
+def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     """Train in this process, which is one of `gpus`; the run's lock is held by the caller.
 
     Raises:
@@ -57,103 +59,117 @@ def _work(
     # ------------------------------------------------------------------------------------------------------
     # Who drives: this imports unsloth, if it is used, before everything that it rewrites
 
-    from train import backends
+    from train.model import backends
 
-    backend = backends.prepare(recipe, run.path)
+    backend = backends.prepare_backend(recipe, run.path)
 
-    from train import data, plan, preflight, report, rewards, settings
-    from train.alarms import Alarms
-    from train.heldout import HeldOut
-    from train.monitor import AsyncWitness, Monitor, Witness
-    from train.progress import Progress
+    from train.data import dataset
+    from train.monitor.alarms import Alarms
+    from train.monitor.progress import ProgressBar
+    from train.plan import plan
+    from train.report import html
+    from train.rewards import builtin
+    from train.trainer import preflight, trl_config
+    from train.trainer.callback import AsyncLoggedReward, LoggedReward, MonitorCallback
+    from train.trainer.held_out import HeldOutEval
 
     # ------------------------------------------------------------------------------------------------------
     # Data and rewards: what is wrong with a recipe shows before anything is loaded
 
-    speech = recipe.speech.speech()
+    speech = recipe.speech.to_reply_format()
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
-    problems = data.load(**table, system_prompt=speech.system_prompt)
-    functions = [rewards.resolve(reward.name, reward.options, speech) for reward in recipe.rewards]
+    problems = dataset.load_splits(**table, system_prompt=speech.system_prompt)
+    functions = [
+        builtin.bind_reward(reward.name, reward.options, speech) for reward in recipe.rewards
+    ]
     if backend.cuda and recipe.backend.preflight:
-        plan.refuse(recipe, backend.name, backend.memory, cards=gpus)
-    trackers.begin()
+        plan.refuse_oversized(recipe, backend.name, backend.memory, cards=gpus)
+    trackers.start_trackers()
 
     # ------------------------------------------------------------------------------------------------------
     # Model and adapter
 
-    model, tokenizer = backends.load(recipe, backend)
-    weights = backends.weights(recipe.model.name, recipe.model.revision)
+    model, tokenizer = backends.load_for_training(recipe, backend)
+    weights = backends.find_weights(recipe.model.name, recipe.model.revision)
     if weights is not None:
-        base.insist(run, weights)
+        base_weights.check_base_weights(run, weights)
     problems = _short_enough(problems, tokenizer, recipe.data.max_prompt_length)
     for note in problems.notes:
         say(f"  {note}")
-    checkpoint = checkpoints.newest(run.checkpoints)
+    checkpoint = checkpoints.latest_checkpoint(run.checkpoint_folder)
     done = checkpoint[0] if checkpoint else 0
-    held_out = HeldOut(run, recipe, problems, model, tokenizer, done=done)
+    held_out = HeldOutEval(run, recipe, problems, model, tokenizer, done=done)
     if recipe.probe.attempts:
         problems = _worth_training(run, recipe, problems, model, tokenizer, first=first, say=say)
 
     # ------------------------------------------------------------------------------------------------------
     # Trainer
 
-    portions = settings.Portions.of(recipe, cards=gpus, rows=len(problems.train))
+    portions = trl_config.BatchSizes.from_recipe(recipe, cards=gpus, rows=len(problems.train))
     if portions.steps_per_epoch == 0:
         raise WrongUse(
             f"{len(problems.train)} training prompts are too few for one generation, which takes "
             f"{recipe.schedule.prompts_per_step * recipe.schedule.steps_per_batch}: lower "
             "schedule.prompts_per_step."
         )
-    fields = settings.complete(
-        recipe, portions, output=run.checkpoints.resolve(), cuda=backend.cuda, bf16=backend.bf16
+    fields = trl_config.grpo_config_fields(
+        recipe,
+        portions,
+        output=run.checkpoint_folder.resolve(),
+        cuda=backend.cuda,
+        bf16=backend.bf16,
     )
-    seen_by = AsyncWitness if isinstance(functions[0], rewards.AsyncBound) else Witness
+    seen_by = (
+        AsyncLoggedReward if isinstance(functions[0], builtin.AsyncBoundReward) else LoggedReward
+    )
     functions[0] = seen_by(functions[0], speech)
     trainer = _trainer(recipe, backend, fields, model, tokenizer, problems, functions, portions)
-    trackers.guard(trainer, done)
+    trackers.guard_callbacks(trainer, done)
     trainer.epochs_done = done // portions.steps_per_epoch
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    say(f"{backend.name} on {backend.card}; {trainable:,} parameters learn")
-    if (there := cards.count()) > gpus:
+    say(f"{backend.name} on {backend.device_name}; {trainable:,} parameters learn")
+    if (there := ddp.count_gpus()) > gpus:
         say(f"  {gpus} of {there} cards; --gpus {there} shares each step between all of them")
-    say(settings.summary(fields))
+    say(trl_config.summarise_fields(fields))
 
     # ------------------------------------------------------------------------------------------------------
     # Before: what it can do already, the worst case, a first look at what it says
 
     if first:
-        checkpoints.sweep(run.checkpoints)
-        log.cut(run.path / log.LOG, done)
-        log.cut(run.path / log.SAMPLES, done)
+        checkpoints.remove_partial_checkpoints(run.checkpoint_folder)
+        log.truncate_log(run.path / log.LOG, done)
+        log.truncate_log(run.path / log.SAMPLES, done)
         _note_start(run, recipe, backend, fields, problems, portions, trainable)
-        run.note(base_weights=base.fingerprint(weights) if weights is not None else None)
+        run.update_record(
+            base_weights=base_weights.fingerprint_weights(weights) if weights is not None else None
+        )
         if held_out.rows and "before" not in run.record.get("eval", {}) and not done:
             _judge(held_out, "before", say)
     alarms = Alarms(**recipe.watch.model_dump(exclude={"stop"}))
-    for row in log.steps(run.path / log.LOG):
+    for row in log.read_step_rows(run.path / log.LOG):
         if row["step"] <= done:  # this process may read before the first one has cut the file
-            alarms.feed(row)
-    meter = power.Meter(gpus)
-    monitor = Monitor(
+            alarms.check_row(row)
+    meter = power.PowerMeter(gpus)
+    monitor = MonitorCallback(
         run.path,
         alarms=alarms,
         stop_on=recipe.watch.stop,
-        progress=Progress(recipe.schedule.max_steps, done, quiet=quiet),
-        look=held_out.look if held_out.rows else None,
+        progress=ProgressBar(recipe.schedule.max_steps, done, quiet=quiet),
+        look=held_out.evaluate_step if held_out.rows else None,
         look_every=recipe.evaluation.every,
-        watts=meter.watts,
+        watts=meter.latest_watts,
         first=first,
     )
-    monitor.attach(trainer)
+    monitor.attach_to(trainer)
 
     def begin() -> None:
         """Called once the trainer has put the model where it trains, before the first step."""
         if recipe.backend.preflight and not done:
-            preflight.run(trainer, problems.train, say)
+            preflight.run_preflight(trainer, problems.train, say)
         if done:
             say(f"Going on after step {done}.")
         if first:
-            run.note("training")
+            run.update_record("training")
 
     monitor.before_training = begin
 
@@ -178,50 +194,57 @@ def _work(
     _save_adapter(run, recipe, trainer, tokenizer, held_out)
     if held_out.rows:
         _judge(held_out, "after", say)
-        run.note(change=held_out.change())
-    run.note("trained")
-    report.write(run)
+        run.update_record(change=held_out.compare_before_after())
+    run.update_record("trained")
+    html.write_report(run)
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _short_enough(problems: Data, tokenizer: Any, longest: int) -> Data:
+def _short_enough(problems: DataSplits, tokenizer: Any, longest: int) -> DataSplits:
     """Leave out the training prompts that are too long for this tokenizer."""
-    from train import data
+    from train.data import dataset
 
     def measure(prompts: list[list[dict[str, str]]]) -> list[int]:
         texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-    return data.shorten(problems, measure, longest)
+    return dataset.drop_long_prompts(problems, measure, longest)
 
 
 def _worth_training(
-    run: Run, recipe: Recipe, problems: Data, model: Any, tokenizer: Any, *, first: bool, say: Any
-) -> Data:
+    run: Run,
+    recipe: Recipe,
+    problems: DataSplits,
+    model: Any,
+    tokenizer: Any,
+    *,
+    first: bool,
+    say: Any,
+) -> DataSplits:
     """Leave out what the model always or never solves; of several processes the first one asks."""
-    from train import probe
-    from train.answering import Local, Sampling
-    from train.heldout import unmoved
+    from train.eval import difficulty
+    from train.eval.models import LocalModel, SamplingParams
+    from train.trainer.held_out import preserve_state
 
     say(f"Probing prompts, {recipe.probe.attempts} times each ...")
     grpo = recipe.grpo
-    sampling = Sampling(
+    sampling = SamplingParams(
         grpo.max_completion_length, grpo.temperature, grpo.top_p, recipe.schedule.seed
     )
-    with unmoved(model):
-        found = probe.probe(
-            Local(model, tokenizer, recipe.evaluation.batch) if first else None,
+    with preserve_state(model):
+        found = difficulty.probe_prompts(
+            LocalModel(model, tokenizer, recipe.evaluation.batch) if first else None,
             problems.train,
-            recipe.speech.speech(),
+            recipe.speech.to_reply_format(),
             run.path,
             attempts=recipe.probe.attempts,
             prompts=recipe.probe.prompts,
             keep_unsolved=recipe.probe.keep_unsolved,
             sampling=sampling,
         )
-    say(f"  {found.sentence()}")
+    say(f"  {found.to_sentence()}")
     return replace(problems, train=found.kept)
 
 
@@ -231,9 +254,9 @@ def _trainer(
     fields: dict[str, Any],
     model: Any,
     tokenizer: Any,
-    problems: Data,
+    problems: DataSplits,
     functions: list[Any],
-    portions: Portions,
+    portions: BatchSizes,
 ) -> Any:
     import dataclasses
 
@@ -241,10 +264,12 @@ def _trainer(
     from transformers import PrinterCallback
     from trl import GRPOConfig
 
-    from train import settings
-    from train.trainer import trainer_class, tune
+    from train.trainer import trl_config
+    from train.trainer.trl_trainer import configure_trainer, trainer_class
 
-    settings.check_names(recipe, {field.name for field in dataclasses.fields(GRPOConfig)})
+    trl_config.check_trainer_fields(
+        recipe, {field.name for field in dataclasses.fields(GRPOConfig)}
+    )
     try:
         config = GRPOConfig(**fields)
     except ValueError as error:
@@ -258,11 +283,11 @@ def _trainer(
         args=config,
         train_dataset=Dataset.from_list(problems.train),
     )
-    settings.insist(trainer, fields)
+    trl_config.restore_fields(trainer, fields)
     trainer.remove_callback(PrinterCallback)  # stdout belongs to the result
     trainer.keep = recipe.schedule.keep_checkpoints
     trainer.empty_cache = recipe.backend.empty_cache
-    tune(
+    configure_trainer(
         trainer,
         compile=recipe.backend.compile,
         chunked_logprobs=recipe.backend.chunked_logprobs,
@@ -278,74 +303,74 @@ def _note_start(
     recipe: Recipe,
     backend: Backend,
     fields: dict[str, Any],
-    problems: Data,
-    portions: Portions,
+    problems: DataSplits,
+    portions: BatchSizes,
     trainable: int,
 ) -> None:
-    run.note(
-        **backend.facts(),
+    run.update_record(
+        **backend.to_record(),
         seed=recipe.schedule.seed,
         trainable_parameters=trainable,
         training_prompts=len(problems.train),
         held_out_problems=len(problems.held_out),
-        held_out_fingerprint=problems.fingerprint,
+        held_out_fingerprint=problems.held_out_fingerprint,
         steps_per_epoch=portions.steps_per_epoch,
         settings={key: value for key, value in fields.items() if key != "output_dir"},
     )
 
 
-def _judge(held_out: HeldOut, label: str, say: Any) -> None:
+def _judge(held_out: HeldOutEval, label: str, say: Any) -> None:
     say(f"Judging {len(held_out.rows)} held-out problems, {label} ...")
-    figures = held_out.judge(label)
+    figures = held_out.evaluate_label(label)
     parts = [f"{name} {figures[name]['share']:.1%}" for name in ("strict", "lenient", "format")]
     say(f"  {label}: {', '.join(parts)}")
 
 
-def _note_end(run: Run, monitor: Monitor, trainer: Any) -> None:
-    rows = log.steps(run.path / log.LOG)
+def _note_end(run: Run, monitor: MonitorCallback, trainer: Any) -> None:
+    rows = log.read_step_rows(run.path / log.LOG)
     spent = sum(float(row.get("step_time") or 0) for row in rows)
     joules = sum(float(row.get("step_time") or 0) * float(row.get("watts") or 0) for row in rows)
-    alarms = [row for row in log.read(run.path / log.LOG) if "alarm" in row]
-    run.note(
+    alarms = [row for row in log.read_rows(run.path / log.LOG) if "alarm" in row]
+    run.update_record(
         steps=int(trainer.state.global_step),
         seconds=round(spent, 1),
         alarms=alarms,
         early=monitor.early,
-        **({"energy": power.cost(joules / power.KWH)} if joules else {}),
+        **({"energy": power.format_cost(joules / power.KWH)} if joules else {}),
     )
 
 
-def _leave_if_stopped(run: Run, monitor: Monitor, *, first: bool, say: Any) -> None:
+def _leave_if_stopped(run: Run, monitor: MonitorCallback, *, first: bool, say: Any) -> None:
     """End here where the run did not come to its end, saying why and how to go on."""
-    from train import report
+    from train.report import html
 
     if monitor.stopped is not None:
         if first:
-            run.note(stopped=monitor.stopped.row())
-            report.write(run)
+            run.update_record(stopped=monitor.stopped.to_log_row())
+            html.write_report(run)
         raise RigError(
             f"Stopped at step {monitor.stopped.step}: {monitor.stopped.sentence} "
             f"Log, samples and report are in {run.path}."
         )
     if monitor.interrupted and monitor.early is None:
         if first:
-            report.write(run)
+            html.write_report(run)
         say(f"Saved after step {monitor.step}. Go on with: rig train --resume {run.path}")
         raise KeyboardInterrupt
 
 
 def _save_adapter(
-    run: Run, recipe: Recipe, trainer: Any, tokenizer: Any, held_out: HeldOut
+    run: Run, recipe: Recipe, trainer: Any, tokenizer: Any, held_out: HeldOutEval
 ) -> None:
     """Weights, tokenizer and contract appear together or not at all."""
-    from train import trainer as trainers
+    from train.trainer import trl_trainer as trainers
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     if (best := held_out.best_adapter()) is not None:
         trainers.load_adapter(model, best)
-    with checkpoints.landing(run.path, run.adapter.name) as workshop:
-        folder = workshop / run.adapter.name
+    with checkpoints.atomic_folder(run.path, run.adapter_folder.name) as workshop:
+        folder = workshop / run.adapter_folder.name
         model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         tokenizer.save_pretrained(str(folder))
-        recipe.speech.speech().save(folder)
+        recipe.speech.to_reply_format().save_to(folder)

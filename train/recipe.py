@@ -14,19 +14,19 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rig.config import read
-from rig.errors import WrongUse, nearest
-from rig.speech import TAUGHT, Speech
-from rig.validation import Frozen, validated
-from rig.writing import write_text
-from train.alarms import KINDS
+from rig.atomic import write_text
+from rig.config import read_toml
+from rig.errors import WrongUse, suggest_name
+from rig.model.reply_format import TAUGHT, ReplyFormat
+from rig.validation import FrozenModel, validate_as
+from train.monitor.alarms import KINDS
 
 SHIPPED = Path(__file__).parent / "recipes"
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The seven linear modules of a Llama-like layer."""
 
 
-class ModelTable(Frozen):
+class ModelTable(FrozenModel):
     """`[model]`: what is taught."""
 
     name: str
@@ -40,7 +40,7 @@ class ModelTable(Frozen):
     """A Jinja file for a base model that brings no chat template."""
 
 
-class SpeechTable(Frozen):
+class ReplyFormatTable(FrozenModel):
     """`[speech]`: the form of reply that is taught; travels with the weights."""
 
     system_prompt: str = TAUGHT.system_prompt
@@ -49,12 +49,12 @@ class SpeechTable(Frozen):
     answer_open: str = TAUGHT.answer_open
     answer_close: str = TAUGHT.answer_close
 
-    def speech(self) -> Speech:
+    def to_reply_format(self) -> ReplyFormat:
         """The contract as the other rooms know it."""
-        return Speech(**self.model_dump())
+        return ReplyFormat(**self.model_dump())
 
 
-class DataTable(Frozen):
+class DataTable(FrozenModel):
     """`[data]`: the problems, and which of them are never trained on."""
 
     source: str
@@ -82,7 +82,7 @@ class DataTable(Frozen):
     seed: int = 3407
 
 
-class RewardTable(Frozen):
+class RewardTable(FrozenModel):
     """`[[rewards]]`: one reward and what it counts."""
 
     name: str
@@ -92,7 +92,7 @@ class RewardTable(Frozen):
     """Keyword arguments of a reward that is made to measure."""
 
 
-class LoraTable(Frozen):
+class LoraTable(FrozenModel):
     """`[lora]`: the adapter that is trained; rank times (in + out) parameters per matrix."""
 
     r: int = Field(default=32, gt=0)
@@ -103,7 +103,7 @@ class LoraTable(Frozen):
     """Scale by alpha / sqrt(r) instead of alpha / r."""
 
 
-class GrpoTable(Frozen):
+class GrpoTable(FrozenModel):
     """`[grpo]`: the method, in TRL's words (facts of each in TRL's GRPOConfig)."""
 
     num_generations: int = Field(default=8, ge=2)
@@ -138,7 +138,7 @@ class GrpoTable(Frozen):
     """Key-value cache of generation: `dynamic` (none), `static`, `offloaded`, ..."""
 
 
-class ScheduleTable(Frozen):
+class ScheduleTable(FrozenModel):
     """`[schedule]`: how long, how fast, in which portions. Counts hold for all cards together."""
 
     max_steps: int = Field(default=250, gt=0)
@@ -174,7 +174,7 @@ class ScheduleTable(Frozen):
     """Trackers besides log.jsonl; what tensorboard and wandb write lies in the run folder."""
 
 
-class EvaluationTable(Frozen):
+class EvaluationTable(FrozenModel):
     """`[evaluation]`: what the held-out problems are asked for."""
 
     problems: int = Field(default=100, ge=0)
@@ -187,7 +187,7 @@ class EvaluationTable(Frozen):
     """Held-out problems generated together."""
 
 
-class ProbeTable(Frozen):
+class ProbeTable(FrozenModel):
     """`[probe]`: before the run, drop prompts that the model always or never solves: they teach nothing."""
 
     attempts: int = Field(default=0, ge=0)
@@ -198,7 +198,7 @@ class ProbeTable(Frozen):
     """Share of the never solved prompts to keep: a model that learns may solve them later."""
 
 
-class WatchTable(Frozen):
+class WatchTable(FrozenModel):
     """`[watch]`: what counts as trouble, and which trouble ends the run."""
 
     stop: tuple[str, ...] = ("nan", "never-learns")
@@ -225,11 +225,11 @@ class WatchTable(Frozen):
     def _known(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
         for kind in stop:
             if kind not in KINDS:
-                raise ValueError(f"there is no alarm {kind!r}; {nearest(kind, KINDS)}")
+                raise ValueError(f"there is no alarm {kind!r}; {suggest_name(kind, KINDS)}")
         return stop
 
 
-class BackendTable(Frozen):
+class BackendTable(FrozenModel):
     """`[backend]`: who drives the card."""
 
     name: Literal["auto", "trl", "unsloth"] = "auto"
@@ -250,7 +250,7 @@ class BackendTable(Frozen):
     """CPU threads (0 = all cores)."""
 
 
-class Recipe(Frozen):
+class Recipe(FrozenModel):
     """One run, whole."""
 
     about: str
@@ -258,7 +258,7 @@ class Recipe(Frozen):
     model: ModelTable
     data: DataTable
     rewards: tuple[RewardTable, ...] = Field(min_length=1)
-    speech: SpeechTable = SpeechTable()
+    speech: ReplyFormatTable = ReplyFormatTable()
     lora: LoraTable = LoraTable()
     grpo: GrpoTable = GrpoTable()
     schedule: ScheduleTable = ScheduleTable()
@@ -273,7 +273,7 @@ class Recipe(Frozen):
     def _whole_portions(self) -> Recipe:
         step = self.schedule.prompts_per_step * self.grpo.num_generations
         if step % self.schedule.micro_batch:
-            fitting = dividing(step, self.schedule.micro_batch)
+            fitting = largest_divisor(step, self.schedule.micro_batch)
             raise ValueError(
                 f"one step has {step} completions ({self.schedule.prompts_per_step} prompts x "
                 f"{self.grpo.num_generations}), which schedule.micro_batch = "
@@ -287,21 +287,21 @@ class Recipe(Frozen):
         return self
 
 
-def dividing(total: int, most: int) -> int:
+def largest_divisor(total: int, most: int) -> int:
     """The largest number up to `most` that divides `total`.
 
-    >>> dividing(36, 8), dividing(7, 3)
+    >>> largest_divisor(36, 8), largest_divisor(7, 3)
     (6, 1)
     """
     return max(n for n in range(1, min(most, total) + 1) if total % n == 0)
 
 
-def names() -> list[str]:
+def list_recipes() -> list[str]:
     """The recipes that ship, by name."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
-def find(name: str) -> Path:
+def find_recipe(name: str) -> Path:
     """The file of a recipe that ships, or the path that was given."""
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
@@ -310,20 +310,22 @@ def find(name: str) -> Path:
     if shipped.is_file():
         return shipped
     if path.suffix == ".toml" or len(path.parts) > 1:
-        raise WrongUse(f"There is no recipe file {name}; shipped recipes: {', '.join(names())}.")
-    raise WrongUse(f"There is no recipe called {name!r}; {nearest(name, names())}")
+        raise WrongUse(
+            f"There is no recipe file {name}; shipped recipes: {', '.join(list_recipes())}."
+        )
+    raise WrongUse(f"There is no recipe called {name!r}; {suggest_name(name, list_recipes())}")
 
 
-def load(name: str, settings: Iterable[str] = ()) -> Recipe:
+def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
     """Read a recipe and lay `--set key=value` settings over it; whatever is wrong is one sentence."""
-    path = find(name)
-    values = read(path)
+    path = find_recipe(name)
+    values = read_toml(path)
     for setting in settings:
         _set(values, setting)
-    return validated(Recipe, values, str(name))
+    return validate_as(Recipe, values, str(name))
 
 
-def parse(text: str, where: str, settings: Iterable[str] = ()) -> Recipe:
+def parse_recipe(text: str, where: str, settings: Iterable[str] = ()) -> Recipe:
     """The same from text that `to_toml` wrote."""
     try:
         values = tomllib.loads(text)
@@ -331,10 +333,10 @@ def parse(text: str, where: str, settings: Iterable[str] = ()) -> Recipe:
         raise WrongUse(f"{where} is damaged ({error}): restore it, or train again.") from error
     for setting in settings:
         _set(values, setting)
-    return validated(Recipe, values, where)
+    return validate_as(Recipe, values, where)
 
 
-def save(recipe: Recipe, folder: Path) -> None:
+def save_recipe(recipe: Recipe, folder: Path) -> None:
     """Write the recipe as resolved into a run folder."""
     write_text(folder / "recipe.toml", to_toml(recipe))
 
@@ -370,7 +372,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
             found = [item for item in place if item.get("name") == part]
             if not found:
                 known = [str(item.get("name")) for item in place]
-                raise WrongUse(f"--set {setting}: no entry {part!r}; {nearest(part, known)}")
+                raise WrongUse(f"--set {setting}: no entry {part!r}; {suggest_name(part, known)}")
             place = found[0]
         else:
             place = place.setdefault(part, {})

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rig import places
+from rig import paths
 
 VERSION = 1
 """Raised when extraction, prompts or the form of values change: old entries are then never found."""
@@ -37,7 +37,7 @@ class Cache:
     @classmethod
     def at_home(cls) -> Cache:
         """The cache in the user's cache folder."""
-        return cls(places.cache_dir() / "articles.sqlite3")
+        return cls(paths.cache_dir() / "articles.sqlite3")
 
     def get(self, name: str, max_age: float | None = None) -> Any:
         """The value kept under `name`, or None; `max_age` in seconds."""

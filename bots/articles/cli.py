@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from rig.errors import WrongUse
-from rig.options import api_key, json_option, model_options
+from rig.options import json_option, model_options, read_api_key
 
 
 @click.command()
@@ -72,8 +72,8 @@ def summarise(ctx: click.Context, /, source: str | None, **options: Any) -> None
         source = "-"
     from bots.articles import source as sources
     from bots.articles.cache import Cache
-    from bots.articles.errand import told
-    from bots.articles.wording import Wish, style_of
+    from bots.articles.pipeline import told
+    from bots.articles.request import Wish, style_of
 
     wish = Wish(
         length=options["length"].lower(),
@@ -102,7 +102,7 @@ def summarise(ctx: click.Context, /, source: str | None, **options: Any) -> None
         cache.close()
     shown = json.dumps(found, indent=2, ensure_ascii=False) if options["as_json"] else text
     if options["out"]:
-        from rig.writing import write_text
+        from rig.atomic import write_text
 
         write_text(options["out"], shown + "\n")
     elif not streamed:
@@ -113,8 +113,8 @@ def _ask(
     article: Any, wish: Any, cache: Any, options: dict[str, Any]
 ) -> tuple[dict[str, Any], bool]:
     """The summary as an object, and whether a terminal has seen it already."""
-    from bots.articles.errand import known, summarised
-    from bots.articles.show import Progress
+    from bots.articles.pipeline import known, summarised
+    from bots.articles.progress import Progress
 
     progress = Progress(
         quiet=options["quiet"],
@@ -139,10 +139,10 @@ def _ask(
 
 
 def _connect(options: dict[str, Any]) -> Any:
-    from rig import starter
+    from rig.server import connect
 
-    return starter.connect(
-        options["url"], options["model"], api_key=api_key(options["api_key_file"])
+    return connect.connect_model(
+        options["url"], options["model"], api_key=read_api_key(options["api_key_file"])
     )
 
 
@@ -171,9 +171,9 @@ def read() -> None:
 @click.argument("urls", metavar="URL...", nargs=-1, required=True)
 def add(urls: tuple[str, ...]) -> None:
     """Put pages on the list; they leave it when a digest with them has been delivered."""
-    from bots.articles.article import Unreadable
-    from bots.articles.fetch import parsed
     from bots.articles.reading_list import ReadingList
+    from bots.documents.article import Unreadable
+    from bots.web.http import parsed
 
     try:
         checked = [str(parsed(url)) for url in urls]

@@ -7,8 +7,8 @@ from calendar import timegm
 from dataclasses import dataclass
 from typing import Any
 
-from bots.articles.article import Unreadable
-from bots.articles.clean import line
+from bots.documents.article import Unreadable
+from bots.documents.sanitise import line
 
 TYPES = (
     "application/rss+xml", "application/atom+xml", "application/rdf+xml", "application/xml", "text/xml",
@@ -30,10 +30,10 @@ class Entry:
 
 def entries(url: str, *, allow_private: bool = False) -> list[Entry]:
     """What the feed at `url` holds now, in its order; raises `Unreadable` like a page."""
-    from bots.articles import fetch
-    from bots.articles.extract import ask
+    from bots.documents.sandbox import ask
+    from bots.web import http
 
-    got = fetch.fetch(url, allow_private=allow_private, accept=TYPES)
+    got = http.fetch(url, allow_private=allow_private, accept=TYPES)
     if got.status >= 400:
         raise Unreadable("status", f"The feed {url} answers with status {got.status}.")
     found = ask(got.content, "feed", url=got.url, name=f"The feed {url}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rig import places
+from rig import paths
 
 TRIES = 3
 """How often an item is tried whose trouble may pass (network, time, status)."""
@@ -62,7 +62,7 @@ class ReadingList:
     @classmethod
     def at_home(cls) -> ReadingList:
         """The list in the user's data folder."""
-        return cls(places.data_dir() / "reading.sqlite3")
+        return cls(paths.data_dir() / "reading.sqlite3")
 
     def __enter__(self) -> ReadingList:
         return self

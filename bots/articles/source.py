@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from bots.articles.article import Article, Unreadable
 from bots.articles.cache import Cache, key
-from bots.articles.kinds import kind_of
+from bots.documents.article import Article, Unreadable
+from bots.documents.sniff import kind_of
 from rig.errors import WrongUse
 
 MAX_BYTES = 100_000_000
@@ -60,16 +60,17 @@ def _page(url: str, cache: Cache, *, browser: bool, allow_private: bool) -> Arti
     if (kept := cache.get(name, max_age=PAGE_AGE)) is not None:
         return Article.from_dict(kept)
     if browser:
-        import bots.articles.browser as chromium
+        import bots.web.browser as chromium
 
         html = chromium.render(url, allow_private=allow_private)
         found = _read(html.encode("utf-8"), "html", url, "utf-8", url=url)
     else:
-        from bots.articles import fetch, walls
+        from bots.documents import paywall
+        from bots.web import http
 
-        got = fetch.fetch(url, allow_private=allow_private)
+        got = http.fetch(url, allow_private=allow_private)
         if got.status >= 400:
-            walls.blocked(got.content.decode("utf-8", "replace"))
+            paywall.blocked(got.content.decode("utf-8", "replace"))
             raise Unreadable("status", _status(got.status, got.url))
         kind = kind_of(got.content, got.url, got.type)
         found = _read(got.content, kind, got.url, got.charset, url=got.url)
@@ -87,7 +88,7 @@ def _document(content: bytes, file: str, cache: Cache) -> Article:
 
 
 def _read(content: bytes, kind: str, name: str, charset: str, url: str = "") -> Article:
-    from bots.articles.extract import extract
+    from bots.documents.sandbox import extract
 
     return extract(content, kind, url=url, name=name, charset=charset)
 

@@ -17,19 +17,25 @@ from typing import Any
 
 from bots.articles import chunks, focus
 from bots.articles.cache import Cache, key
-from bots.articles.clean import Stream, defused, paragraphs
 from bots.articles.listener import Listener
-from bots.articles.ruler import Ruler
-from bots.articles.wording import NOTES, TOKENS_EACH, Wish
-from rig.client import Answer, Busy, Client, Overflow, Unreachable
+from bots.articles.request import NOTES, TOKENS_EACH, Wish
+from bots.articles.token_budget import Ruler
+from bots.documents.sanitise import Stream, defused, paragraphs
 from rig.errors import RigError
+from rig.model.reply_format import ReplyFormat, ReplySplitter
 from rig.prompts import summary_messages
-from rig.speech import Speech, Splitter
+from rig.server.client import (
+    ChatCompletion,
+    ContextOverflow,
+    ModelClient,
+    ServerBusy,
+    ServerUnreachable,
+)
 
 NOTE_TOKENS = 6 * TOKENS_EACH
 PATIENCE = 600.0
 """Seconds to wait altogether for a server whose queue is full."""
-THINKING = Speech(reasoning_open="<think>", reasoning_close="</think>")
+THINKING = ReplyFormat(reasoning_open="<think>", reasoning_close="</think>")
 """How models think that rig did not teach, where their server leaves it in the text."""
 
 
@@ -60,7 +66,7 @@ class Reader:
 
     def __init__(
         self,
-        client: Client,
+        client: ModelClient,
         *,
         who: str,
         cache: Cache,
@@ -76,7 +82,7 @@ class Reader:
         self._parallel = max(1, parallel)
         self._max_tokens = max_tokens
         self._listener = listener or Listener()
-        speech = client.speech
+        speech = client.reply_format
         self._speech = speech if speech.reasoning_open else THINKING
 
     def summarise(self, text: str, wish: Wish) -> Summary:
@@ -85,7 +91,7 @@ class Reader:
         while True:
             try:
                 return self._summarise(text, wish)
-            except Overflow:
+            except ContextOverflow:
                 self.ruler.tighten()
 
     def _summarise(self, text: str, wish: Wish) -> Summary:
@@ -173,7 +179,7 @@ class Reader:
         tasks: queue.SimpleQueue[int] = queue.SimpleQueue()
         for at in range(len(parts)):
             tasks.put(at)
-        results: queue.SimpleQueue[tuple[int, Answer | BaseException]] = queue.SimpleQueue()
+        results: queue.SimpleQueue[tuple[int, ChatCompletion | BaseException]] = queue.SimpleQueue()
         answering, stop = threading.Event(), threading.Event()
 
         def work(first: bool) -> None:
@@ -211,30 +217,32 @@ class Reader:
         size: int,
         piece: Callable[[str], None],
         stop: threading.Event | None = None,
-    ) -> Answer:
+    ) -> ChatCompletion:
         """One request; waits for a busy server, and makes sure that all of the text was read."""
         messages = summary_messages(text, task)
         deadline, stop = time.monotonic() + PATIENCE, stop or threading.Event()
         while True:
-            answer, told = Answer(), False
-            splitter, clean, said = Splitter(self._speech), Stream(), []
+            answer, told = ChatCompletion(), False
+            splitter, clean, said = ReplySplitter(self._speech), Stream(), []
             try:
-                for _, more in self.client.stream(messages, answer, max_tokens=size, temperature=0):
+                for _, more in self.client.stream_chat(
+                    messages, answer, max_tokens=size, temperature=0
+                ):
                     if stop.is_set():
                         raise RigError("Stopped.")
                     told = True
-                    said.append(clean.feed(splitter.feed(more)[1]))
+                    said.append(clean.feed(splitter.feed_text(more)[1]))
                     piece(said[-1])
-                said.append(clean.feed(splitter.close()[1]) + clean.close())
+                said.append(clean.feed(splitter.flush_text()[1]) + clean.close())
                 piece(said[-1])
-            except Busy as busy:
+            except ServerBusy as busy:
                 if told or time.monotonic() + busy.retry_after > deadline:
                     raise
                 if stop.wait(min(30.0, max(0.2, busy.retry_after))):
                     raise
                 continue
-            except Unreachable as error:
-                raise Unreachable(
+            except ServerUnreachable as error:
+                raise ServerUnreachable(
                     f"{error.message} What was read is kept: run the same command again."
                 ) from error
             if self.ruler.was_cut(text, answer.prompt_tokens):

@@ -1,7 +1,7 @@
 """The local copy of the cards: one SQLite file that works without a network for as long as need be.
 
 One row for each card, by name and not by printing, so that reprints don't weigh. A copy is filled beside
-the old one and takes its place whole (`rig.writing.landing`): readers never see half of it.
+the old one and takes its place whole (`rig.atomic.atomic_file`): readers never see half of it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bots.cards.card import Card
-from rig import places
-from rig.errors import RigError, WrongUse, nearest
-from rig.validation import Frozen
-from rig.writing import landing
+from rig import paths
+from rig.atomic import atomic_file
+from rig.errors import RigError, WrongUse, suggest_name
+from rig.validation import FrozenModel
 
 TABLES = """
 CREATE TABLE cards (id INTEGER PRIMARY KEY, name TEXT NOT NULL, lower TEXT NOT NULL, frame TEXT NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
 
-class Pool(Frozen):
+class Pool(FrozenModel):
     """The table `pool` of the card bot's options: which cards are in the deck; empty means all."""
 
     format: str = ""
@@ -92,7 +92,11 @@ class Database:
         row = self._db.execute("SELECT card FROM cards WHERE lower = ?", (name.lower(),)).fetchone()
         if row is None:
             names = [n for (n,) in self._db.execute("SELECT name FROM cards ORDER BY name")]
-            near = nearest(name, names) if len(names) < 50 else nearest(name, _likely(name, names))
+            near = (
+                suggest_name(name, names)
+                if len(names) < 50
+                else suggest_name(name, _likely(name, names))
+            )
             raise WrongUse(f"There is no card {name!r} in the copy; {near}")
         return Card.from_json(row[0])
 
@@ -151,21 +155,24 @@ class Database:
                 )
             ]
             if unknown := [one for one in pool.sets if one.lower() not in names]:
-                near = nearest(unknown[0].lower(), _likely(unknown[0], names))
+                near = suggest_name(unknown[0].lower(), _likely(unknown[0], names))
                 return f"No card is in a set {unknown[0]!r}; {near}"
         return "No card is in this pool: widen [bots.NAME.options.pool] in rig.toml."
 
 
 def place() -> Path:
     """Where the local copy lies."""
-    return places.data_dir() / "cards" / "cards.sqlite"
+    return paths.data_dir() / "cards" / "cards.sqlite"
 
 
 def store(
     entries: Iterable[Mapping[str, Any]], about: Mapping[str, str], path: Path | None = None
 ) -> int:
     """Replace the local copy by `entries` of the API; return how many cards it has now."""
-    with landing(path or place()) as temporary, closing(sqlite3.connect(temporary)) as connection:
+    with (
+        atomic_file(path or place()) as temporary,
+        closing(sqlite3.connect(temporary)) as connection,
+    ):
         return fill(connection, entries, about)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import httpx
 
+from bots.bot import Draft
 from bots.cards.card import Card
 from bots.cards.database import place
 from bots.cards.refresh import AGENT
-from bots.registry import Draft
-from rig.writing import write_bytes
+from rig.atomic import write_bytes
 
 LARGEST = 5_000_000
 """Bytes: X takes no larger picture."""

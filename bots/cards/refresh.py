@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from bots.cards.database import Database, place, store
+from rig.atomic import write_text
 from rig.errors import RigError
-from rig.writing import write_text
 
 API = "https://db.ygoprodeck.com/api/v7"
 PAGE = 500

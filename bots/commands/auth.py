@@ -19,23 +19,24 @@ def auth(outlet: str, check: bool, forget: bool) -> None:
     They are tested at the platform, then kept in a file that only you can read. `database` stores the
     address of a PostgreSQL ledger.
     """
-    from bots import credentials, person
+    from bots import credentials
+    from bots.commands import actions
 
     if forget:
         there = credentials.forget(outlet)
         click.echo(f"{outlet}: {'forgotten' if there else 'there was nothing to forget'}.")
         return
     if outlet == "database":
-        click.echo(person.stored_database(_asked(outlet, {"url": "address of the ledger"})["url"]))
+        click.echo(actions.stored_database(_asked(outlet, {"url": "address of the ledger"})["url"]))
         return
     if check:
-        click.echo(person.check(outlet))
+        click.echo(actions.check(outlet))
         return
-    fields = person.outlet(outlet).secrets
+    fields = actions.outlet(outlet).secrets
     if not fields:
         click.echo(f"{outlet} needs no credentials.")
         return
-    click.echo(person.stored(outlet, _asked(outlet, dict(fields))))
+    click.echo(actions.stored(outlet, _asked(outlet, dict(fields))))
 
 
 def _asked(outlet: str, fields: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from rig.options import api_key, json_option, model_options
+from rig.options import json_option, model_options, read_api_key
 
 
 @click.group()
@@ -34,9 +34,9 @@ def preview(
     Checked as a real draft would be. Works without a network: the card bot takes invented cards as
     long as there is no copy of the real ones.
     """
-    from bots.preview import draft
+    from bots.commands.preview import draft
 
-    shown = draft(name, {"card": card} if card else {}, model, url, api_key(api_key_file))
+    shown = draft(name, {"card": card} if card else {}, model, url, read_api_key(api_key_file))
     if as_json:
         click.echo(json.dumps(shown, ensure_ascii=False))
     elif shown["accepted"]:
@@ -56,9 +56,9 @@ def preview(
 @click.argument("name", metavar="BOT")
 def enable(name: str) -> None:
     """Let BOT speak to the world, on all its outlets; until then it speaks on the screen."""
-    from bots import person
+    from bots.commands import actions
 
-    for line in person.enable(name):
+    for line in actions.enable(name):
         click.echo(line)
 
 
@@ -66,9 +66,9 @@ def enable(name: str) -> None:
 @click.argument("name", metavar="BOT")
 def disable(name: str) -> None:
     """Take the world from BOT: from now on it speaks on the screen only."""
-    from bots import person
+    from bots.commands import actions
 
-    click.echo(person.disable(name))
+    click.echo(actions.disable(name))
 
 
 @bot.command()
@@ -76,9 +76,9 @@ def disable(name: str) -> None:
 @json_option
 def queue(name: str | None, as_json: bool) -> None:
     """Show what waits for a person, for its time, or for an answer."""
-    from bots import person
+    from bots.commands import actions
 
-    _show(person.queue(name), as_json, "Nothing waits.")
+    _show(actions.queue(name), as_json, "Nothing waits.")
 
 
 @bot.command()
@@ -87,18 +87,18 @@ def queue(name: str | None, as_json: bool) -> None:
 @json_option
 def history(name: str | None, last: int, as_json: bool) -> None:
     """Show what became of the latest drafts: text, outcome, reason, price."""
-    from bots import person
+    from bots.commands import actions
 
-    _show(person.history(name, last), as_json, "Nothing was drafted yet.")
+    _show(actions.history(name, last), as_json, "Nothing was drafted yet.")
 
 
 @bot.command()
 @click.argument("number", metavar="NUMBER", type=int)
 def approve(number: int) -> None:
     """Let the draft NUMBER of the queue go out."""
-    from bots import person
+    from bots.commands import actions
 
-    click.echo(person.approve(number))
+    click.echo(actions.approve(number))
 
 
 @bot.command()
@@ -106,9 +106,9 @@ def approve(number: int) -> None:
 @click.option("--reason", default="rejected by a person", help="Kept in the ledger.")
 def reject(number: int, reason: str) -> None:
     """Leave the draft NUMBER of the queue out for good."""
-    from bots import person
+    from bots.commands import actions
 
-    click.echo(person.reject(number, reason))
+    click.echo(actions.reject(number, reason))
 
 
 @bot.command()
@@ -119,18 +119,18 @@ def edit(number: int, text: str | None) -> None:
 
     The new text is checked like a bot's own.
     """
-    from bots import person
+    from bots.commands import actions
 
     if text is None:
         stdin = sys.stdin
         if not stdin.isatty():
             raise click.UsageError("Say the new text, or `-` to read it from stdin.")
-        text = click.edit(person.text(number))
+        text = click.edit(actions.text(number))
         if text is None:
             raise click.UsageError("The text was left as it is.")
     elif text == "-":
         text = sys.stdin.read()
-    click.echo(person.edit(number, text.strip()))
+    click.echo(actions.edit(number, text.strip()))
 
 
 @bot.command()
@@ -138,9 +138,9 @@ def edit(number: int, text: str | None) -> None:
 @click.option("--arrived/--lost", required=True, help="What you saw at the outlet.")
 def resolve(number: int, arrived: bool) -> None:
     """Say what became of the unclear post NUMBER, where no outlet can tell."""
-    from bots import person
+    from bots.commands import actions
 
-    click.echo(person.resolve(number, arrived))
+    click.echo(actions.resolve(number, arrived))
 
 
 @bot.command()
@@ -152,9 +152,9 @@ def resolve(number: int, arrived: bool) -> None:
 )
 def pause(name: str | None, outlet: str | None, everything: bool, reason: str) -> None:
     """Stop BOT before its next request goes out; works while the daemon runs, on every box."""
-    from bots import person
+    from bots.commands import actions
 
-    click.echo(person.pause(name, outlet, everything, reason))
+    click.echo(actions.pause(name, outlet, everything, reason))
 
 
 @bot.command()
@@ -163,9 +163,9 @@ def pause(name: str | None, outlet: str | None, everything: bool, reason: str) -
 @click.option("--all", "everything", is_flag=True, help="Let go on what --all has stopped.")
 def resume(name: str | None, outlet: str | None, everything: bool) -> None:
     """Let BOT go on. What was due meanwhile is caught up with as its `catch_up` says."""
-    from bots import person
+    from bots.commands import actions
 
-    click.echo(person.resume(name, outlet, everything))
+    click.echo(actions.resume(name, outlet, everything))
 
 
 @bot.command()
@@ -180,10 +180,10 @@ def resume(name: str | None, outlet: str | None, everything: bool) -> None:
 @json_option
 def refresh(path: str | None, force: bool, as_json: bool) -> None:
     """Bring the card bot's copy of the cards up to date."""
-    from bots import person
     from bots.cards.database import Database
+    from bots.commands import actions
 
-    said = person.refresh(path, force)
+    said = actions.refresh(path, force)
     if not as_json:
         click.echo(said)
         return

@@ -27,7 +27,7 @@ def run(now: bool, verbose: bool) -> None:
     A bot that nobody has enabled speaks on the screen only (see `rig bot enable`). Posts of the
     outlet `screen` go to stdout, what happens to stderr.
     """
-    from bots import process
+    from bots.daemon import process
 
     done = process.run(now=now, verbose=verbose)
     sys.stdout.flush()
@@ -39,7 +39,7 @@ def run(now: bool, verbose: bool) -> None:
 @json_option
 def status(as_json: bool) -> None:
     """Ask the running daemon how it is; exit code 1 when it is ill or none runs."""
-    from bots import process
+    from bots.daemon import process
 
     found = process.status()
     if as_json:
@@ -60,7 +60,8 @@ def status(as_json: bool) -> None:
 @daemon.command()
 def reload() -> None:
     """Let the running daemon read rig.toml again; a wrong one is refused and the old one stays."""
-    from bots import process, settings
+    from bots import settings
+    from bots.daemon import process
 
     settings.read()  # a mistake is shown here and not only in the log
     click.echo(process.reload())
@@ -81,20 +82,21 @@ def install(system: bool, account: str | None, only_print: bool) -> None:
     """Install the daemon as a systemd service that reads the rig.toml of this folder."""
     from pathlib import Path
 
-    from bots import settings, unit
+    from bots import settings
+    from bots.daemon import systemd_unit
     from rig import systemd
 
     found = settings.read()
     names = sorted({outlet for bot in found.bots.values() for outlet in bot.outlets})
     stop = found.daemon.stop_within.total_seconds()
-    text = unit.text(Path.cwd(), names, stop, system=system, user=account)
+    text = systemd_unit.text(Path.cwd(), names, stop, system=system, user=account)
     if only_print:
         click.echo(text, nl=False)
         return
-    systemd.install(unit.NAME, text, system=system)
+    systemd.install_unit(systemd_unit.NAME, text, system=system)
     if not system:
         click.echo("`loginctl enable-linger` keeps it running while you are logged out.", err=True)
-    path = systemd.place(unit.NAME, system=system)
+    path = systemd.unit_path(systemd_unit.NAME, system=system)
     click.echo(f"{path} is installed and runs; `rig daemon status` asks it how it is.")
 
 
@@ -102,9 +104,9 @@ def install(system: bool, account: str | None, only_print: bool) -> None:
 @click.option("--system", is_flag=True, help="The one for the whole box (needs root).")
 def uninstall(system: bool) -> None:
     """Stop the service and remove its unit; the ledger and the credentials stay."""
-    from bots import unit
+    from bots.daemon import systemd_unit
     from rig import systemd
 
-    there = systemd.uninstall(unit.NAME, system=system)
-    path = systemd.place(unit.NAME, system=system)
+    there = systemd.uninstall_unit(systemd_unit.NAME, system=system)
+    path = systemd.unit_path(systemd_unit.NAME, system=system)
     click.echo(f"{path} {'is removed' if there else 'was not there'}.")

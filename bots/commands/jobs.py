@@ -13,9 +13,9 @@ from rig.options import json_option
 @json_option
 def jobs(as_json: bool) -> None:
     """Show every bot: its next and last run, and what came of it."""
-    from bots import person
+    from bots.commands import actions
 
-    rows = person.jobs()
+    rows = actions.jobs()
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False))
         return

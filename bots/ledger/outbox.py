@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, case, func, literal, select, update
 
-from bots.ledger.runs import dead
+from bots.bot import Draft
+from bots.ledger.slots import dead
 from bots.ledger.store import Ledger, insert_new
 from bots.ledger.tables import bots, drafts, outbox, runs, switches
 from bots.redact import redact
-from bots.registry import Draft
 
 SPENT = ("claimed", "sent", "unknown")
 """States that count against the caps."""

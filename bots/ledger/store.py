@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from bots.ledger import migrations
-from rig import places
+from rig import paths
 from rig.errors import RigError, WrongUse
 
 READING = {"rig_reading": True}
@@ -75,7 +75,7 @@ def insert_new(connection: Connection, table: Table, rows: Iterable[Mapping[str,
 
 def place() -> Path:
     """Where the ledger lies unless [daemon] database says otherwise."""
-    return places.data_dir() / "ledger.sqlite"
+    return paths.data_dir() / "ledger.sqlite"
 
 
 def _engine(url: str) -> Engine:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bots.outlets.base import Outlet
-from rig.errors import WrongUse, nearest
-from rig.validation import validated
+from rig.errors import WrongUse, suggest_name
+from rig.validation import validate_as
 
 KINDS = {
     "bluesky": "Bluesky",
@@ -31,7 +31,7 @@ def build(
     if kind not in KINDS:
         if name not in tables:
             known = {*KINDS, *tables}
-            raise WrongUse(f"There is no outlet {name!r}; {nearest(name, known)}")
-        raise WrongUse(f"[outlets.{name}] in rig.toml: kind: {kind!r}; {nearest(kind, KINDS)}")
+            raise WrongUse(f"There is no outlet {name!r}; {suggest_name(name, known)}")
+        raise WrongUse(f"[outlets.{name}] in rig.toml: kind: {kind!r}; {suggest_name(kind, KINDS)}")
     found: type[Outlet] = getattr(importlib.import_module(f"bots.outlets.{kind}"), KINDS[kind])
-    return found(name, validated(found.settings, table, f"[outlets.{name}] in rig.toml"), secrets)
+    return found(name, validate_as(found.settings, table, f"[outlets.{name}] in rig.toml"), secrets)

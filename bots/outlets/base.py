@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from rig.validation import Frozen
+from rig.validation import FrozenModel
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Outlet:
     pictures: ClassVar[bool] = False
     secrets: Mapping[str, str] = MappingProxyType({})
     """Field and what it is, for the question."""
-    settings: ClassVar[type[Frozen]] = Frozen
+    settings: ClassVar[type[FrozenModel]] = FrozenModel
     settle: float = 60.0
     """Seconds after the hard limit of a call before `find` may conclude that a post is lost."""
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
 from bots.outlets.graphemes import LINK, TAG, graphemes
-from bots.outlets.wire import CONNECT, READ, broken, moment
-from rig import places
-from rig.validation import Frozen
-from rig.writing import write_text
+from bots.outlets.network_errors import CONNECT, READ, broken, moment
+from rig import paths
+from rig.atomic import write_text
+from rig.validation import FrozenModel
 
 if TYPE_CHECKING:
     import atproto
@@ -30,7 +30,7 @@ LARGEST = 1_000_000
 """Bytes of a picture."""
 
 
-class BlueskySettings(Frozen):
+class BlueskySettings(FrozenModel):
     """The table of an outlet of kind `bluesky`."""
 
     service: str = "https://bsky.social"
@@ -241,7 +241,7 @@ def _now(post: Post) -> datetime:
 
 
 def _session_file(name: str) -> Path:
-    return places.state_dir() / f"bluesky-{name}.session"
+    return paths.state_dir() / f"bluesky-{name}.session"
 
 
 def _keep(path: Path, session: str) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bots.outlets.base import LOST, NotSent, Outlet, Post
-from rig.validation import Frozen
+from rig.validation import FrozenModel
 
 
-class FileSettings(Frozen):
+class FileSettings(FrozenModel):
     """The table of an outlet of kind `file`."""
 
     path: str = "posts.jsonl"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
 from bots.outlets.graphemes import LINK, graphemes
-from bots.outlets.wire import CONNECT, READ, broken
-from rig.validation import Frozen
+from bots.outlets.network_errors import CONNECT, READ, broken
+from rig.validation import FrozenModel
 
 if TYPE_CHECKING:
     import mastodon
@@ -21,7 +21,7 @@ LOOK_BACK = timedelta(minutes=5)
 """How long before its slot a post is looked for: clocks differ."""
 
 
-class MastodonSettings(Frozen):
+class MastodonSettings(FrozenModel):
     """The table of an outlet of kind `mastodon`."""
 
     server: str

@@ -18,7 +18,7 @@ class Screen(Outlet):
 
     def measure(self, text: str) -> int:
         """Weighted as on X."""
-        from bots.outlets.weighted import weighted_length
+        from bots.outlets.x_length import weighted_length
 
         return weighted_length(text)
 

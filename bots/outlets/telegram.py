@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from bots.outlets.base import Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.wire import CONNECT, READ, broken
-from rig.validation import Frozen
+from bots.outlets.network_errors import CONNECT, READ, broken
+from rig.validation import FrozenModel
 
 CAPTION = 1024
 """UTF-16 units below a picture."""
 
 
-class TelegramSettings(Frozen):
+class TelegramSettings(FrozenModel):
     """The table of an outlet of kind `telegram`."""
 
     chat: str

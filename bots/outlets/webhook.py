@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.wire import CONNECT, READ, broken
-from rig.validation import Frozen
+from bots.outlets.network_errors import CONNECT, READ, broken
+from rig.validation import FrozenModel
 
 
-class WebhookSettings(Frozen):
+class WebhookSettings(FrozenModel):
     """The table of an outlet of kind `webhook`."""
 
     url: str = ""

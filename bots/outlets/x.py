@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.weighted import has_link, weighted_length
-from bots.outlets.wire import CONNECT, READ, broken, moment
-from rig.validation import Frozen
+from bots.outlets.network_errors import CONNECT, READ, broken, moment
+from bots.outlets.x_length import has_link, weighted_length
+from rig.validation import FrozenModel
 
 if TYPE_CHECKING:
     import requests
@@ -29,7 +29,7 @@ LOOK_BACK = timedelta(minutes=5)
 """How long before its slot a post is looked for: clocks differ."""
 
 
-class XSettings(Frozen):
+class XSettings(FrozenModel):
     """The table of an outlet of kind `x`; prices in dollars, as of April 2026."""
 
     api: str = HOST

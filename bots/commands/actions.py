@@ -1,0 +1,247 @@
+"""What a person's commands do: each opens the ledger that the settings name, does one thing, and says so.
+
+No daemon has to run for this, and one that runs on any box takes it up at its next look.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bots import credentials, moderation, outlets, settings
+from bots.bot import bots
+from bots.daemon import process
+from bots.ledger import outbox, review, slots, switches
+from bots.outlets.base import Halt, Outlet
+from rig.errors import RigError, WrongUse, suggest_name
+
+
+def enable(name: str) -> list[str]:
+    """Enable a bot; what would keep it from speaking is an error now and not in two hours."""
+    everything = settings.read()
+    mine = settings.find(everything, name)
+    bots.find_function(mine.run or name)
+    places = [outlets.build(outlet, everything.outlets) for outlet in mine.outlets]
+    away = [outlet for outlet in places if outlet.away]
+    if not away:
+        raise WrongUse(
+            f"{name} speaks only on {', '.join(o.name for o in places)}: name an outlet in "
+            f'[bots.{name}], such as outlets = ["mastodon"].'
+        )
+    for outlet in away:
+        try:
+            _ = outlet.credentials
+        except Halt as halt:
+            raise RigError(f"{halt}.") from None
+    switches.enable(process.ledger(), name, True, mine.schedule, _now())
+    price = sum(outlet.price("") for outlet in away) / 1_000_000
+    said = [
+        f"{name} now speaks on {', '.join(o.name for o in away)}; `rig bot pause {name}` stops it."
+    ]
+    if price:
+        said.append(
+            f"A post costs ${price:.3f}; at most ${mine.dollars_per_day:.2f} a day and "
+            f"${mine.dollars_per_month:.2f} a month go out."
+        )
+    return said
+
+
+def disable(name: str) -> str:
+    """Disable a bot."""
+    mine = settings.find(settings.read(), name)
+    switches.enable(process.ledger(), name, False, mine.schedule, _now())
+    return f"{name} speaks on the screen only."
+
+
+def queue(name: str | None) -> list[dict[str, Any]]:
+    """What is not final."""
+    return [review.shown(row) for row in review.queue(process.ledger(), _checked(name))]
+
+
+def history(name: str | None, last: int) -> list[dict[str, Any]]:
+    """What became of the latest drafts."""
+    return [review.shown(row) for row in review.sent(process.ledger(), _checked(name), last)]
+
+
+def approve(number: int) -> str:
+    """Let a draft go out."""
+    review.approve(process.ledger(), number, _now())
+    running = "" if process.other() else " No daemon runs on this box: `rig daemon run`."
+    return f"Post {number} goes out at the daemon's next look.{running}"
+
+
+def reject(number: int, reason: str) -> str:
+    """Leave a draft out."""
+    review.reject(process.ledger(), number, reason, _now())
+    return f"Post {number} is left out."
+
+
+def text(number: int) -> str:
+    """The text of a draft, for an editor."""
+    return str(review.one(process.ledger(), number).text)
+
+
+def edit(number: int, new: str) -> str:
+    """Change a draft; the new text passes the same checks, and every outlet's own."""
+    ledger, everything = process.ledger(), settings.read()
+    row = review.one(ledger, number)
+    mine = settings.find(everything, row.bot)
+    wrong = moderation.faults(new, links=row.links, blocked=mine.blocked, own_words=row.own_words)
+    names = {row.outlet, *mine.outlets} & {*everything.outlets, *outlets.KINDS}
+    wrong += [
+        fault
+        for name in sorted(names)
+        for fault in outlets.build(name, everything.outlets).faults(new)
+    ]
+    others = [said for said in outbox.earlier(ledger, row.bot, 500) if said != row.text]
+    wrong = wrong or moderation.repeated(new, others)
+    if wrong:
+        raise WrongUse(" ".join(wrong))
+    review.edit(ledger, number, new, _now())
+    return f"Post {number} has its new text; `rig bot approve {number}` lets it go out."
+
+
+def resolve(number: int, arrived: bool) -> str:
+    """Say what became of an unclear post."""
+    review.resolve(process.ledger(), number, arrived, _now())
+    return f"Post {number} counts as {'sent' if arrived else 'left out'}."
+
+
+def pause(name: str | None, outlet: str | None, everything: bool, reason: str) -> str:
+    """Stop a bot, an outlet, or everything."""
+    scope = _scope(name, outlet, everything)
+    switches.off(process.ledger(), scope, reason, _now())
+    return f"{scope} is stopped: nothing more goes out."
+
+
+def resume(name: str | None, outlet: str | None, everything: bool) -> str:
+    """Let it go on."""
+    scope = _scope(name, outlet, everything)
+    if not switches.on(process.ledger(), scope):
+        stopped = switches.stopped(process.ledger())
+        raise WrongUse(
+            f"{scope} was not stopped; "
+            + (f"stopped: {', '.join(stopped)}." if stopped else "nothing is.")
+        )
+    return f"{scope} goes on."
+
+
+def refresh(path: str | None, force: bool) -> str:
+    """Fetch the cards, or take them from a saved answer of the API."""
+    from bots.cards import database, refresh
+
+    if path is None:
+        return refresh.refresh(force=force)
+    try:
+        entries = json.loads(Path(path).read_text("utf-8"))["data"]
+        about = {"source": path, "version": "", "fetched": _now().isoformat()}
+        return f"{database.store(entries, about)} cards from {path}."
+    except FileNotFoundError:
+        raise WrongUse(f"There is no file {path}.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RigError(
+            f'{path} is no answer of the card API ({{"data": [...]}} is expected): {error!r}.'
+        ) from error
+
+
+def jobs() -> list[dict[str, Any]]:
+    """Every bot: when it speaks next, where, and what came of its last slot."""
+    everything, ledger, now = settings.read(), process.ledger(), _now()
+    stopped = switches.stopped(ledger)
+    found = []
+    for name, mine in everything.bots.items():
+        schedule, about = mine.slots(name), slots.overview(ledger, name)
+        last, sendings = about["last"], []
+        if last is not None:
+            sendings = [row for row in review.sent(ledger, name, 20) if row.slot == last.slot]
+        found.append(
+            {
+                "bot": name,
+                "schedule": mine.schedule,
+                "next": schedule.due(schedule.next(now)).isoformat(timespec="seconds"),
+                "outlets": list(mine.outlets),
+                "enabled": about["enabled"],
+                "approval": mine.approval,
+                "stopped": stopped.get("all") or stopped.get(f"bot:{name}"),
+                "last": None
+                if last is None
+                else {
+                    "slot": last.slot.isoformat(timespec="seconds"),
+                    "state": last.state,
+                    "reason": last.reason,
+                    "posts": {row.outlet: row.state for row in sendings},
+                },
+                "slots": about["counts"],
+            }
+        )
+    return found
+
+
+def outlet(name: str) -> Outlet:
+    """The outlet of this name, as rig.toml has it."""
+    return outlets.build(name, settings.read().outlets)
+
+
+def stored(name: str, values: dict[str, str]) -> str:
+    """Test secrets at the platform, then keep them; the account's name is all that is shown."""
+    from bots.redact import redact, remember
+
+    remember(values.values())
+    built = outlets.build(name, settings.read().outlets, values)
+    account = _tested(built)
+    path = credentials.save(name, values)
+    switches.on(process.ledger(), f"outlet:{name}")
+    return redact(f"{name} works as {account}. Kept in {path}, which only you can read.")
+
+
+def stored_database(url: str) -> str:
+    """Keep the address of the ledger, password and all, after it was opened once."""
+    from bots.ledger.store import Ledger
+    from bots.redact import remember
+
+    remember([url])
+    Ledger.open(url).close()
+    path = credentials.save("database", {"url": url})
+    return f"The ledger can be opened. Its address is kept in {path}, which only you can read."
+
+
+def check(name: str) -> str:
+    """Test the secrets that are there."""
+    built = outlet(name)
+    _, where = credentials.find(name, built.secrets)
+    return f"{name} works as {_tested(built)} (from {where or 'nowhere: it needs no secrets'})."
+
+
+def _tested(built: Outlet) -> str:
+    from bots.redact import redact
+
+    try:
+        return built.whoami()
+    except Exception as error:
+        raise RigError(redact(f"{built.name} does not take these credentials: {error}")) from None
+
+
+def _scope(name: str | None, outlet: str | None, everything: bool) -> str:
+    if [bool(name), bool(outlet), everything].count(True) != 1:
+        raise WrongUse("Say one of BOT, --outlet OUTLET, --all.")
+    if everything:
+        return "all"
+    found = settings.read()
+    if outlet:
+        known = {*found.outlets, *outlets.KINDS}
+        if outlet not in known:
+            raise WrongUse(f"There is no outlet {outlet!r}; {suggest_name(outlet, known)}")
+        return f"outlet:{outlet}"
+    return f"bot:{_checked(name)}"
+
+
+def _checked(name: str | None) -> str | None:
+    if name is not None:
+        settings.find(settings.read(), name)
+    return name
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

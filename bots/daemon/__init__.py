@@ -1,0 +1,1 @@
+"""The process that keeps the schedules: who drafts when, and what is delivered."""

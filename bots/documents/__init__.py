@@ -1,0 +1,1 @@
+"""Bytes of any kind become an article's text, in a process that may be killed."""

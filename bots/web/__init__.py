@@ -1,0 +1,1 @@
+"""Pages from the network, without letting them reach what is inside it."""

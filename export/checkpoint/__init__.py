@@ -1,0 +1,1 @@
+"""What is read: a model folder, its adapter, its tokenizer, its tensors."""

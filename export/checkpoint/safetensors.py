@@ -1,0 +1,200 @@
+"""Safetensors read by byte ranges: only headers are held, and no page of a big file stays mapped.
+
+The `safetensors` package gives NumPy no bfloat16, and a memory map counts every page it touched as
+resident; here a row range is read into a buffer of the caller's. Every header is checked against its
+file before anything is written anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from export.quantise import ggml
+from rig.errors import RigError
+
+WIDTH = {"BF16": 2, "F16": 2, "F32": 4}
+"""Bytes of one number, for the types that weights may have."""
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies; `shape` in torch order."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    """First byte in the file."""
+
+    @property
+    def columns(self) -> int:
+        """Numbers in a row; a vector counts as rows of one number."""
+        return self.shape[1] if len(self.shape) > 1 else 1
+
+
+def folder_weights(folder: Path) -> dict[str, StoredTensor]:
+    """All tensors of a model folder, from one file or from all the shards that its index names."""
+    index = folder / INDEX
+    if not index.is_file():
+        single = folder / SINGLE
+        if not single.is_file():
+            raise RigError(_no_weights(folder))
+        return file_weights(single)
+    try:
+        where: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RigError(f"{index} is damaged ({error!r}): download it again.") from error
+    shards = sorted(set(where.values()))
+    if missing := [name for name in shards if not (folder / name).is_file()]:
+        raise RigError(
+            f"{folder} lacks {len(missing)} of its {len(shards)} weight files "
+            f"({', '.join(missing[:3])}): download it again."
+        )
+    found: dict[str, StoredTensor] = {}
+    for shard in shards:
+        found |= file_weights(folder / shard)
+    if absent := sorted(set(where) - set(found)):
+        raise RigError(
+            f"{folder}: {INDEX} names {len(absent)} tensors that no weight file holds "
+            f"({absent[0]}): download it again."
+        )
+    return found
+
+
+def file_weights(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file; a damaged or cut file ends in a sentence."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8 or length > 100 << 20:
+            raise RigError(_damaged(path, "its header is cut off"))
+        try:
+            header = json.loads(file.read(length))
+            entries = {k: v for k, v in header.items() if k != "__metadata__"}
+            tensors = {
+                name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RigError(_damaged(path, "its header makes no sense")) from error
+    for name, tensor in tensors.items():
+        begin, end = entries[name]["data_offsets"]
+        wanted = math.prod(tensor.shape) * WIDTH.get(tensor.dtype, 0)
+        if tensor.dtype in WIDTH and end - begin != wanted:
+            raise RigError(_damaged(path, f"{name} has {end - begin} bytes, not {wanted}"))
+        if 8 + length + end > size:
+            raise RigError(_damaged(path, f"it ends at byte {size}, in the middle of {name}"))
+    return tensors
+
+
+class TensorReader:
+    """Reads tensors by rows; each thread has its own, since each keeps its own places in the files."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, BinaryIO] = {}
+        self._raw = np.empty(0, np.uint8)
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def read_rows(self, tensor: StoredTensor, first: int, out: ggml.Floats) -> None:
+        """Fill `out` (float32, [rows, columns], contiguous) with the rows from `first` on."""
+        ggml.widen_to_float32(tensor.dtype, self.read_raw_rows(tensor, first, len(out)), out)
+
+    def read_raw_rows(self, tensor: StoredTensor, first: int, count: int) -> npt.NDArray[np.uint8]:
+        """The bytes of `count` rows as they stand in the file; good until the next call."""
+        row = tensor.columns * WIDTH[tensor.dtype]
+        size = count * row
+        if len(self._raw) < size:
+            self._raw = np.empty(size, np.uint8)
+        file = self._files.get(tensor.path)
+        if file is None:
+            file = self._files[tensor.path] = tensor.path.open("rb", buffering=0)
+        file.seek(tensor.offset + first * row)
+        view, done = self._raw.data[:size], 0
+        while done < size:
+            got = file.readinto(view[done:])  # type: ignore[attr-defined]
+            if not got:
+                raise RigError(_damaged(tensor.path, f"{tensor.name} is cut off"))
+            done += got
+        return self._raw[:size]
+
+
+def read_tensor(tensor: StoredTensor) -> ggml.Floats:
+    """All of a tensor as float32, in its own shape."""
+    out = np.empty((math.prod(tensor.shape) // tensor.columns, tensor.columns), np.float32)
+    with TensorReader() as reader:
+        reader.read_rows(tensor, 0, out)
+    return out.reshape(tensor.shape)
+
+
+def same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors hold the same bytes; read in slices."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    step = max(1, (1 << 22) // one.columns)
+    with TensorReader() as left, TensorReader() as right:
+        return all(
+            np.array_equal(
+                left.read_raw_rows(one, at, min(step, one.shape[0] - at)),
+                right.read_raw_rows(other, at, min(step, one.shape[0] - at)),
+            )
+            for at in range(0, one.shape[0], step)
+        )
+
+
+def refuse_odd_types(tensors: Mapping[str, StoredTensor], folder: Path) -> None:
+    """Stop at weights that are no plain floating-point numbers, such as 4-bit ones."""
+    odd = sorted({t.dtype for t in tensors.values() if t.dtype not in WIDTH})
+    if odd:
+        raise RigError(
+            f"{folder} holds weights as {', '.join(odd)}: export from 16-bit or 32-bit weights "
+            f"(BF16, F16, F32), the ones it was made of."
+        )
+
+
+def _tensor(name: str, entry: dict[str, object], path: Path, base: int) -> StoredTensor:
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise TypeError(name)
+    begin, end = offsets
+    if not 0 <= int(begin) <= int(end):
+        raise ValueError(name)
+    return StoredTensor(
+        name, str(entry["dtype"]), tuple(int(n) for n in shape), path, base + int(begin)
+    )
+
+
+def _damaged(path: Path, how: str) -> str:
+    return f"{path} is damaged ({how}): copy or download it again."
+
+
+def _no_weights(folder: Path) -> str:
+    if list(folder.glob("pytorch_model*.bin")):
+        return (
+            f"{folder} holds its weights as pytorch_model.bin, which may run code when read: save "
+            f"them as safetensors first (model.save_pretrained(folder))."
+        )
+    return f"{folder} holds no weights: {SINGLE} or {INDEX} should lie there."

@@ -1,0 +1,1 @@
+"""What is written: tensors, metadata and adapters as GGUF."""

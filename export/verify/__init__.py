@@ -1,0 +1,1 @@
+"""Whether the file does what the model did: numbers, tokens, replies."""

@@ -1,0 +1,1 @@
+"""What a model says of itself: its weights, its GGUF header, its chat template, its replies' form."""

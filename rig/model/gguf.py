@@ -1,0 +1,247 @@
+"""Reads what a GGUF says about itself (keys and tensor table) without llama.cpp and without its weights.
+
+Listing twenty models must take milliseconds and a damaged download must not reach native code: the `gguf`
+package builds every array of a 128k vocabulary in Python (seconds), llama.cpp maps the file to find out.
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rig.errors import RigError
+from rig.model.reply_format import ReplyFormat
+
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+STRING, ARRAY = 8, 9
+KEPT = 4096
+"""Arrays up to this length are kept; longer ones (vocabularies, merges) only as their length."""
+
+BLOCKS = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+"""ggml type: name, weights in a block, bytes of a block (ggml.h, ggml-common.h)."""
+
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S",
+    12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K",
+    19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL",
+    26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16",
+    36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
+}  # fmt: skip
+"""`general.file_type` (enum llama_ftype in llama.h)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One row of the tensor table."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """One GGUF file, or the first part of a split one."""
+
+    path: Path
+    metadata: dict[str, Any]
+    """Keys and values; arrays longer than `KEPT` stand as their length."""
+    tensors: tuple[Tensor, ...]
+    parts: tuple[Path, ...]
+    """All files of a split model, this one first; just this one otherwise."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A key of this architecture: `get("block_count")` reads `llama.block_count`."""
+        return self.metadata.get(f"{self.arch}.{key}", default)
+
+    @property
+    def arch(self) -> str:
+        """The architecture, such as `llama` or `qwen3`."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def quant(self) -> str:
+        """The format in llama.cpp's words, such as Q4_K_M; `?` when the file does not say."""
+        found = self.metadata.get("general.file_type")
+        return FILE_TYPES.get(found, "?") if isinstance(found, int) else "?"
+
+    @property
+    def bytes(self) -> int:
+        """Size of all parts on disk."""
+        return sum(part.stat().st_size for part in self.parts)
+
+    @property
+    def context(self) -> int:
+        """Tokens the model was trained to look back on; 0 when it does not say."""
+        return int(self.get("context_length", 0))
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        tokens = self.metadata.get("tokenizer.ggml.tokens", 0)
+        return len(tokens) if isinstance(tokens, list) else int(tokens)
+
+    @property
+    def speech(self) -> ReplyFormat:
+        """The contract the model was taught, if it was."""
+        return ReplyFormat.from_metadata(self.metadata)
+
+
+def read(path: Path) -> Header:
+    """Read the header of `path`; a file that is none, or not all there, is refused with a sentence."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise RigError(
+                    f"{path} is not a GGUF file: give one, such as `rig export` writes or `rig pull` brings."
+                )
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                metadata, tensors, end = _Reader(data).header()
+    except FileNotFoundError:
+        raise RigError(f"There is no file {path}.") from None
+    except IsADirectoryError:
+        raise RigError(f"{path} is a folder, not a GGUF file.") from None
+    except (struct.error, UnicodeDecodeError, IndexError, KeyError, MemoryError) as error:
+        raise RigError(f"{path} is a damaged GGUF: copy or pull it again.") from error
+    if size < end:
+        raise RigError(
+            f"{path} is not all there ({size:,} of {end:,} bytes): copy or pull it again."
+        )
+    if (
+        not tensors and int(metadata.get("split.count", 0)) < 2
+    ):  # the first part of a split may have none
+        raise RigError(
+            f"{path} holds no weights: it is damaged, or a vocabulary only; copy or pull it again."
+        )
+    return Header(path, metadata, tensors, _parts(path, metadata))
+
+
+def fingerprint(path: Path) -> str:
+    """16 hex digits that tell one model file from another: of its size, its first MiB and its last.
+
+    Milliseconds for any size. It says whether two boxes serve the same file, not who made it: whoever
+    wants that compares the SHA-256 that `rig pull` checks.
+    """
+    size = path.stat().st_size
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        found.update(file.read(2**20))
+        file.seek(max(0, size - 2**20))
+        found.update(file.read(2**20))
+    return found.hexdigest()[:16]
+
+
+def _parts(path: Path, metadata: dict[str, Any]) -> tuple[Path, ...]:
+    count = int(metadata.get("split.count", 1))
+    if count < 2:
+        return (path,)
+    if int(metadata.get("split.no", 0)) != 0:
+        raise RigError(
+            f"{path} is a later part of a split model: name the part -00001-of- instead."
+        )
+    stem = path.name.removesuffix(f"-00001-of-{count:05d}.gguf")
+    parts = tuple(
+        path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)
+    )
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise RigError(f"{path} needs its other parts beside it; missing: {', '.join(missing)}.")
+    return parts
+
+
+class _Reader:
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.at = 4
+
+    def header(self) -> tuple[dict[str, Any], tuple[Tensor, ...], int]:
+        """Keys, tensor table, and the offset at which the last tensor ends."""
+        version = self.number("I")
+        if version not in (2, 3):
+            raise KeyError(f"version {version}")
+        n_tensors, n_keys = self.number("Q"), self.number("Q")
+        metadata = {}
+        for _ in range(n_keys):
+            key = self.string()
+            metadata[key] = self.value(self.number("I"))
+        rows = []
+        for _ in range(n_tensors):
+            name = self.string()
+            sides = self.number("I")
+            if sides > 8:
+                raise KeyError(f"a tensor of {sides} dimensions")
+            shape = tuple(self.number("Q") for _ in range(sides))
+            kind, offset = self.number("I"), self.number("Q")
+            # a type newer than this table is no error here: llama.cpp decides what it can load
+            named, block, size = BLOCKS.get(kind, (f"type {kind}", 1, 0))
+            count = 1
+            for side in shape:
+                count *= side
+            rows.append((Tensor(name, shape, named, count // block * size), offset))
+        align = int(metadata.get("general.alignment", 32))
+        start = -(-self.at // align) * align
+        end = max((start + offset + t.bytes for t, offset in rows), default=self.at)
+        return metadata, tuple(t for t, _ in rows), end
+
+    def number(self, code: str) -> Any:
+        (found,) = struct.unpack_from("<" + code, self.data, self.at)
+        self.at += struct.calcsize("<" + code)
+        return found
+
+    def string(self) -> str:
+        size = self.number("Q")
+        self.skip(size)
+        return bytes(self.data[self.at - size : self.at]).decode("utf-8", "surrogateescape")
+
+    def value(self, kind: int) -> Any:
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY:
+            return self.number(SCALARS[kind])
+        inner, count = self.number("I"), self.number("Q")
+        if inner == ARRAY:
+            raise KeyError("an array of arrays")
+        if count <= KEPT:
+            return [self.value(inner) for _ in range(count)]
+        if inner in SCALARS:
+            self.skip(count * struct.calcsize("<" + SCALARS[inner]))
+        elif inner == STRING:
+            at, size_at = self.at, struct.Struct("<Q").unpack_from
+            for _ in range(count):  # 400,000 of them in a large vocabulary: no calls in here
+                at += 8 + size_at(self.data, at)[0]
+            self.skip(at - self.at)
+        else:
+            raise KeyError(f"an array of type {inner}")
+        return int(count)
+
+    def skip(self, size: int) -> None:
+        if self.at + size > len(self.data):
+            raise IndexError("the file ends here")
+        self.at += size

@@ -1,0 +1,1 @@
+"""HTTP in OpenAI's words: what is asked, who is let in, what is answered."""

@@ -1,0 +1,181 @@
+"""From a request's form to what each of its replies asks of the engine.
+
+The chat template, the taught system prompt, the tags of reasoning and the adapters are settled here; the
+engine sees parts of a prompt and numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+
+from rig.model.chat_template import Template
+from rig.model.reply_format import PLAIN, ReplyFormat
+from serve.api import protocol as forms
+from serve.api.responses import CompletionPlan
+from serve.engine.supervisor import EngineSupervisor
+
+THINK = ReplyFormat(reasoning_open="<think>", reasoning_close="</think>")
+"""How models that were taught elsewhere usually mark their thoughts."""
+
+
+class RequestPlanner:
+    """Plans the requests for one model.
+
+    `name` is what it is called, `adapters` the names of its LoRA adapters in the order in which they were
+    loaded; with `add_system` the taught system prompt is added to conversations that bring none.
+    """
+
+    def __init__(
+        self, host: EngineSupervisor, name: str, adapters: tuple[str, ...], add_system: bool
+    ) -> None:
+        self._host = host
+        self._name = name
+        self._adapters = adapters
+        self._add_system = add_system
+        self._template: Template | None = None
+
+    async def model_info(self) -> dict[str, Any]:
+        """What the engine said of its model; waits for the first load."""
+        if self._host.model_info is None:
+            await self._host.load_model()
+        assert self._host.model_info is not None
+        return self._host.model_info
+
+    async def plan_chat(self, request: Request) -> CompletionPlan:
+        """The plan of a chat completion. Raises BadRequest."""
+        form = forms.parse_body(forms.ChatCompletionRequest, await request.body())
+        if form.tools or form.functions:
+            raise forms.BadRequest(
+                "This server calls no tools: leave tools out, or ask for JSON with response_format.",
+                param="tools",
+            )
+        parts, taught = await self.render_prompt(form.messages, form.chat_template_kwargs)
+        speech = self._speech() if form.reasoning_format != "none" else PLAIN
+        prompt = "".join(text for text, _ in parts)
+        opened = bool(speech.reasoning_open) and prompt.rstrip().endswith(speech.reasoning_open)
+        card = await self.model_info()
+        begins = bool(card["bos"]) and prompt.startswith(card["bos"])
+        grammar = form.requested_grammar()
+        if grammar and "schema" in grammar and speech.reasoning_open and (taught or opened):
+            tags = ("reasoning_open", "reasoning_close", "answer_open", "answer_close")
+            grammar["thought"] = {
+                name.removeprefix("reasoning_"): getattr(speech, name) for name in tags
+            }
+            grammar["thought"]["opened"] = opened
+        asked = self._asked(form, form.max_completion_tokens or form.max_tokens)
+        asked |= {
+            "prompt": parts,
+            "add_special": not begins,
+            "grammar": grammar,
+            "logprobs": form.num_logprobs(),
+            "urgent": _urgent(request),
+        }
+        return self._plan("chat.completion", form, request, [asked], speech, opened)
+
+    async def plan_completion(self, request: Request) -> CompletionPlan:
+        """The plan of a plain completion. Raises BadRequest."""
+        form = forms.parse_body(forms.CompletionRequest, await request.body())
+        if form.echo or form.suffix or (form.best_of or 1) > (form.n or 1):
+            raise forms.BadRequest("echo, suffix and best_of are not offered: leave them out.")
+        await self.model_info()
+        base = self._asked(form, form.max_tokens) | {
+            "grammar": form.requested_grammar(),
+            "logprobs": form.num_logprobs(),
+            "urgent": _urgent(request),
+        }
+        prompts = form.engine_prompts()
+        asked = [
+            base | {"prompt": p, "add_special": not isinstance((p or [0])[0], int)} for p in prompts
+        ]
+        return self._plan("text_completion", form, request, asked, PLAIN, False)
+
+    def _plan(
+        self,
+        kind: str,
+        form: forms.CommonRequest,
+        request: Request,
+        asked: list[dict[str, Any]],
+        speech: ReplyFormat,
+        opened: bool,
+    ) -> CompletionPlan:
+        options = form.stream_options
+        wants_usage = options.include_usage if options else False
+        return CompletionPlan(
+            kind=kind,
+            model=self._name,
+            asked=[_nth(one, i) for one in asked for i in range(form.n or 1)],
+            reply_format=speech,
+            opened=opened,
+            urgent=_urgent(request),
+            stream=bool(form.stream),
+            include_usage=wants_usage,
+            logprobs=asked[0]["logprobs"] is not None,
+        )
+
+    def _asked(self, form: forms.CommonRequest, max_tokens: int | None) -> dict[str, Any]:
+        chosen = [(lora.id, lora.scale) for lora in form.lora or ()]
+        if form.model in self._adapters and form.lora is None:
+            chosen = [(self._adapters.index(form.model), 1.0)]
+        n = len(self._adapters)
+        if wrong := next((id for id, _ in chosen if not 0 <= id < n), None):
+            raise forms.BadRequest(f"There is no adapter {wrong}: {n} are loaded.", param="lora")
+        return {
+            "max_tokens": max_tokens,
+            "sampling": form.sampling_fields(),
+            "stops": form.stop_strings(),
+            "endless": form.ignore_eos,
+            "adapters": sorted(chosen),
+        }
+
+    async def render_prompt(
+        self, messages: list[forms.ChatMessage], switches: dict[str, Any] | None
+    ) -> tuple[list[Any], bool]:
+        """The prompt's parts, and whether it tells the model to speak as it was taught."""
+        template = await self._chat_template()
+        speech = self._speech()
+        plain = [message.to_template() for message in messages]
+        given = [message["content"] for message in plain if message["role"] == "system"]
+        if not given and self._add_system and speech.system_prompt:
+            plain.insert(0, {"role": "system", "content": speech.system_prompt})
+            given = [speech.system_prompt]
+        # an empty one says: none, not even the taught one
+        plain = [m for m in plain if m["role"] != "system" or m["content"]]
+        taught = bool(speech.system_prompt) and any(speech.system_prompt in text for text in given)
+        taken = {"messages", "add_generation_prompt", "bos_token", "eos_token"}
+        if wrong := sorted(taken & set(switches or {})):
+            raise forms.BadRequest(f"chat_template_kwargs can't set {wrong[0]!r}.")
+        return template.render(plain, **(switches or {})), taught
+
+    async def _chat_template(self) -> Template:
+        card = await self.model_info()
+        if self._template is None:
+            if not card["chat_template"]:
+                raise forms.BadRequest(f"{self._name} has no chat template: use /v1/completions.")
+            self._template = Template(
+                card["chat_template"], bos=card["bos"], eos=card["eos"], control=card["control"]
+            )
+        return self._template
+
+    def _speech(self) -> ReplyFormat:
+        card = self._host.model_info or {}
+        speech = ReplyFormat.from_metadata(card.get("metadata", {}))
+        if speech == PLAIN and "<think>" in (card.get("chat_template") or ""):
+            return THINK
+        return speech
+
+
+def _urgent(request: Request) -> bool:
+    given = request.headers.get("x-rig-priority", "person")
+    if given not in ("person", "bot"):
+        raise forms.BadRequest("X-Rig-Priority is person or bot.")
+    return given == "person"
+
+
+def _nth(asked: dict[str, Any], n: int) -> dict[str, Any]:
+    """The same request for the n-th choice: with a seed, each choice has one of its own."""
+    seed = asked["sampling"].get("seed")
+    if seed is None or n == 0:
+        return asked
+    return asked | {"sampling": asked["sampling"] | {"seed": (seed + n) & 0xFFFFFFFF}}

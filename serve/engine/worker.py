@@ -1,0 +1,262 @@
+"""The process that holds the model: lines of JSON in on stdin, lines of JSON out on stdout.
+
+It stands apart because llama.cpp ends a failed assertion with abort(): that may end this process, and with
+it one request, but not the service. Its memory is given back by ending it. A word in a shared file says
+which job is being worked on, so that after a crash the guilty one is known.
+
+In:  {"do": "submit", "id": 7, ...} {"do": "cancel", "id": 7} {"do": "pause", "id": 7, "paused": true}
+     {"do": "tokenize" | "detokenize", "id": 8, ...} {"do": "counts", "id": 9} {"do": "quit"}
+Out: {"ready": CARD} | {"failed": SENTENCE}, then {"events": [...]} and {"answer": 8, ...}
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import struct
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rig.errors import RigError
+from serve.engine.grammar import GrammarCompiler
+from serve.engine.kv_disk import DiskKVCache
+from serve.engine.llama import LlamaContext
+from serve.engine.sampling import SamplerParams
+from serve.engine.scheduler import Scheduler
+from serve.engine.sequence import Output, Request
+
+CRUMB = struct.Struct("qq")
+"""Which job the engine (first) and the reader of requests (second) are working on; 0 = none."""
+
+
+class EngineWorker:
+    """Reads requests in one thread, steps the engine in the other."""
+
+    def __init__(self, settings: dict[str, Any], out: BinaryIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._quit = False
+        with Path(settings["crumb"]).open("r+b") as crumb:
+            self._crumb = mmap.mmap(crumb.fileno(), CRUMB.size)
+        self._native = LlamaContext(
+            Path(settings["model"]),
+            ctx=settings["ctx"],
+            batch=settings["batch"],
+            sequences=settings["sequences"],
+            threads=settings["threads"],
+            kv_type=settings["kv_type"],
+            flash_attn=settings["flash_attn"],
+            mlock=settings["mlock"],
+            adapters=[Path(adapter) for adapter in settings["adapters"]],
+        )
+        self._grammars = GrammarCompiler(self._native)
+        disk = None
+        if settings["disk"]:
+            disk = DiskKVCache(Path(settings["disk"]), settings["disk_bytes"], _family(settings))
+        self._engine = Scheduler(
+            self._native,
+            self._emit,
+            disk=disk,
+            parked_bytes=settings["parked_bytes"],
+            at_work=self._at_work,
+            drafting=settings["drafting"],
+        )
+        self.send_message({"ready": self._native.model_info()})
+
+    def send_message(self, message: dict[str, Any]) -> None:
+        """Write one line."""
+        line = json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            self._out.write(line)
+            self._out.flush()
+
+    def read_requests(self, lines: BinaryIO) -> None:
+        """Take requests until the other side is gone."""
+        for line in lines:
+            message = json.loads(line)
+            self._crumb[8:16] = message.get("id", 0).to_bytes(8, "little")
+            try:
+                self._take(message)
+            except Exception as error:
+                traceback.print_exc()
+                self._excuse(message, f"{type(error).__name__}: {error}")
+            self._crumb[8:16] = bytes(8)
+        os._exit(0)
+
+    def run_steps(self) -> None:
+        """Step the engine until told to quit."""
+        while not self._quit:
+            if not self._engine.run_step():
+                self._engine.wait_for_work()
+        self._engine.flush_to_disk()
+
+    def _excuse(self, message: dict[str, Any], why: str) -> None:
+        """End a request that a mistake of ours broke: whoever waits for it must not wait for ever."""
+        why = f"The request could not be taken: {why}."
+        self.send_message({"answer": message.get("id"), "refused": why})
+        self.send_message({"events": [{"id": message.get("id"), "finish": "error", "error": why}]})
+
+    def _at_work(self, job: int) -> None:
+        self._crumb[:8] = job.to_bytes(8, "little")
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message["do"]:
+            case "submit":
+                self._submit(message)
+            case "cancel":
+                self._engine.cancel_request(message["id"])
+            case "pause":
+                self._engine.pause_request(message["id"], message["paused"])
+            case "tokenize":
+                tokens = self._tokens(message["parts"], message["add_special"])
+                answer: dict[str, Any] = {"answer": message["id"], "tokens": tokens}
+                if message["pieces"]:
+                    pieces = (self._native.token_to_piece(t, special=True) for t in tokens)
+                    answer["pieces"] = [piece.decode("utf-8", "replace") for piece in pieces]
+                self.send_message(answer)
+            case "detokenize":
+                self._detokenize(message)
+            case "counts":
+                counts = self._engine.status_counts | {"steps": self._engine.steps}
+                self.send_message({"answer": message["id"], "counts": counts})
+            case "quit":
+                self._engine.run_between_steps(self._stop)
+
+    def _stop(self) -> None:
+        self._quit = True
+
+    def _tokens(self, parts: list[Any], add_special: bool) -> list[int]:
+        """Tokens of a prompt: a list of token numbers, or of [text, whether it may hold control tokens]."""
+        tokens: list[int] = []
+        for part in parts:
+            if isinstance(part, int):
+                tokens.append(part)
+                continue
+            text, special = part
+            tokens += self._native.tokenize(text, special=special, add_special=add_special)
+            add_special = False
+        return tokens
+
+    def _detokenize(self, message: dict[str, Any]) -> None:
+        if wrong := [t for t in message["tokens"] if not 0 <= t < self._native.n_vocab]:
+            self.send_message({"answer": message["id"], "refused": self._no_token(wrong[0])})
+            return
+        pieces = b"".join(self._native.token_to_piece(t, special=True) for t in message["tokens"])
+        self.send_message({"answer": message["id"], "content": pieces.decode("utf-8", "replace")})
+
+    def _no_token(self, token: int) -> str:
+        return f"There is no token {token}: the vocabulary has {self._native.n_vocab}."
+
+    def _submit(self, message: dict[str, Any]) -> None:
+        refused, prompt, matcher = "", [], None
+        try:
+            prompt = self._tokens(message["prompt"], message["add_special"])
+            refused = self._misfit(prompt, message)
+            if not refused:
+                matcher = self._grammars.make_matcher(message["grammar"])
+        except RigError as error:
+            refused = error.message
+        if refused:
+            self.send_message(
+                {"events": [{"id": message["id"], "finish": "refused", "error": refused}]}
+            )
+            return
+        sampling = dict(message["sampling"])
+        if message["endless"]:
+            never = [(t, -1e9) for t in self._native.end_tokens]
+            sampling["logit_bias"] = [*sampling.get("logit_bias", ()), *never]
+        sampling["logit_bias"] = tuple(
+            (int(t), float(b)) for t, b in sampling.get("logit_bias", ())
+        )
+        self.send_message({"events": [{"id": message["id"], "prompt_tokens": len(prompt)}]})
+        self._engine.add_request(
+            Request(
+                id=message["id"],
+                prompt=prompt,
+                max_tokens=message["max_tokens"],
+                sampling=SamplerParams(**sampling),
+                stops=message["stops"],
+                matcher=matcher,
+                logprobs=message["logprobs"],
+                adapters=tuple((int(i), float(s)) for i, s in message["adapters"]),
+                urgent=message["urgent"],
+                already=message["already"],
+            )
+        )
+
+    def _misfit(self, prompt: list[int], message: dict[str, Any]) -> str:
+        n_ctx, n, asked = self._native.n_ctx, len(prompt), message["max_tokens"]
+        tokens = [*prompt, *(t for t, _ in message["sampling"].get("logit_bias", ()))]
+        if wrong := next((t for t in tokens if not 0 <= t < self._native.n_vocab), None):
+            return self._no_token(wrong)
+        if n == 0:
+            return "The prompt is empty: send at least one token."
+        if n >= n_ctx:
+            return (
+                f"The prompt has {n} tokens and the context holds {n_ctx}, one of them for the reply: "
+                f"shorten the prompt, or start the server with a larger --ctx."
+            )
+        if asked is not None and n + asked > n_ctx:
+            return (
+                f"The prompt has {n} tokens, max_tokens asks for {asked} more and the context holds "
+                f"{n_ctx}: ask for at most {n_ctx - n}, or start the server with a larger --ctx."
+            )
+        return ""
+
+    def _emit(self, events: list[Output]) -> None:
+        self.send_message({"events": [self._plain(event) for event in events]})
+
+    def _plain(self, event: Output) -> dict[str, Any]:
+        plain = {key: value for key, value in asdict(event).items() if value}
+        if event.logprobs:
+            plain["logprobs"] = [
+                [(self._native.token_to_piece(t, special=True).hex(), p) for t, p in row]
+                for row in event.logprobs
+            ]
+        return plain
+
+
+def main() -> None:
+    """Load the model named by the settings in argv and serve it on stdin and stdout."""
+    settings = json.loads(sys.argv[1])
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get between the lines
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    _die_with_parent()
+    try:
+        worker = EngineWorker(settings, out)
+    except RigError as error:
+        out.write(json.dumps({"failed": error.message}).encode() + b"\n")
+        out.flush()
+        sys.exit(1)
+    threading.Thread(target=worker.read_requests, args=(sys.stdin.buffer,), daemon=True).start()
+    worker.run_steps()
+    os._exit(0)  # the kernel frees faster than destructors do
+
+
+def _family(settings: dict[str, Any]) -> str:
+    """Everything that the cells of a prefix depend on."""
+    import llama_cpp
+
+    kind = f"{settings['kv_type']} {settings['flash_attn']}"
+    return f"{settings['family']} {kind} llama-cpp-python {llama_cpp.__version__}"
+
+
+def _die_with_parent() -> None:
+    """Linux: leave when the parent is killed, even in the middle of a long decode."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() == 1:
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What this machine has, and what of a model fits it."""

@@ -1,0 +1,1 @@
+"""Which models there are: those of runs, those pulled, those named."""

@@ -1,0 +1,194 @@
+"""Which models are here, and which file a name means: a run folder, a GGUF file, or a pulled reference."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rig import runs
+from rig.errors import RigError, WrongUse, suggest_name
+from rig.model import gguf
+from rig.server import running_servers
+from serve.hardware import machine
+from serve.hardware.machine import sized
+from serve.hardware.memory import fit
+from serve.models import download
+from serve.models.reference import SPLIT, Reference, parse, quant_of
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of `rig models`."""
+
+    name: str
+    """What every command takes as MODEL."""
+    path: str
+    bytes: int
+    """Size of all parts on disk."""
+    quant: str
+    context: int
+    """Tokens it was trained on."""
+    taught: bool
+    """Whether it carries a contract of reasoning and answer."""
+    fits: int
+    """The context that `rig serve` would take here now; 0 when it does not fit."""
+    note: str
+    """Why it does not fit or can't be read; the address when it is being served."""
+    fingerprint: str = ""
+    """Tells this file from another (`gguf.fingerprint`); `/v1/models` of its server says the same."""
+
+
+def locate(name: str) -> Path:
+    """The GGUF that `name` means (of a split one its first part), or a sentence about what to do."""
+    path = runs.find_run(name)
+    if (path / runs.RECORD).is_file():
+        exported = runs.Run.open(path).gguf_files()
+        if not exported:
+            raise WrongUse(f"{path} has no GGUF yet: rig export {name} --gguf")
+        return exported[0]
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _only_one(path)
+    reference = parse(name)
+    if reference is not None:
+        return _pulled(reference)
+    known = [model.name for model in everything([])]
+    hint = suggest_name(name, known) if known else "pull one: rig pull org/repo:Q4_K_M"
+    raise WrongUse(f"There is no run, file or pulled model called {name}; {hint}")
+
+
+def called(name: str, path: Path) -> str:
+    """What a served model is called: the run's name, the reference, or the file's stem."""
+    found = runs.find_run(name)
+    if (found / runs.RECORD).is_file():
+        return found.resolve().name
+    return name if not found.exists() else path.stem
+
+
+def everything(extra: list[Path]) -> list[Model]:
+    """All models of the runs here, all pulled ones, and those in `extra` (files or folders)."""
+    here = machine.look()
+    served = {found["model"]: found["url"] for found in running_servers.live_servers()}
+    found: dict[Path, Model] = {}
+    for name, path in [*_of_runs(), *_pulled_files(), *_of_paths(extra)]:
+        if path.resolve() not in found:
+            found[path.resolve()] = _row(name, path, here, served)
+    return list(found.values())
+
+
+def show(rows: list[Model]) -> list[str]:
+    """The rows as aligned text."""
+    table = [("MODEL", "SIZE", "QUANT", "TRAINED ON", "FINGERPRINT", "HERE")]
+    for row in rows:
+        fits = f"fits, with a context of {row.fits}" if row.fits else "does not fit"
+        here = f"{fits}; {row.note}" if row.note and row.fits else row.note or fits
+        cells = (row.name, sized(row.bytes), row.quant, str(row.context or "?"))
+        table.append((*cells, row.fingerprint[:8] or "?", here))
+    widths = [max(len(line[n]) for line in table) for n in range(5)]
+    return [
+        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {e:<{widths[4]}}  {f}"
+        for a, b, c, d, e, f in table
+    ]
+
+
+def as_json(rows: list[Model]) -> list[dict[str, Any]]:
+    """The rows as plain objects."""
+    return [asdict(row) for row in rows]
+
+
+def _row(name: str, path: Path, here: machine.Box, served: dict[str, str]) -> Model:
+    size = path.stat().st_size
+    try:
+        found = gguf.read(path)
+    except RigError as error:
+        return Model(name, str(path), size, "?", 0, False, 0, error.message)
+    quant = found.quant if found.quant != "?" else quant_of(path.name) or "?"
+    taught = bool(found.speech.reasoning_open)
+    url = served.get(str(path.resolve())) or served.get(name)
+    note, context = f"running at {url}" if url else "", 0
+    try:
+        context = fit(found, here, name=name).context
+    except RigError as error:
+        note = note or error.message.partition(": ")[2].split(". ")[0]
+        note = note if url else f"does not fit: {note}"
+    return Model(
+        name,
+        str(path),
+        found.bytes,
+        quant,
+        found.context,
+        taught,
+        context,
+        note,
+        gguf.fingerprint(path),
+    )
+
+
+def _of_runs() -> list[tuple[str, Path]]:
+    rows = []
+    for record in sorted(Path("runs").glob(f"*/{runs.RECORD}")):
+        try:
+            exported = runs.Run.open(record.parent).gguf_files()
+        except RigError:
+            continue  # a damaged run is told of by whoever opens it
+        for n, path in enumerate(exported):
+            rows.append((str(path) if n else record.parent.name, path))
+    return rows
+
+
+def _pulled_files() -> list[tuple[str, Path]]:
+    rows = []
+    for path in sorted(download.folder().glob("*/*/**/*.gguf")):
+        if (match := SPLIT.search(path.name)) and int(match[1]) > 1:
+            continue
+        org, repo, *inside = path.relative_to(download.folder()).parts
+        siblings = _names(download.folder() / org / repo)
+        quant = quant_of(path.name)
+        short = Reference(f"{org}/{repo}", quant=quant)
+        try:
+            clear = short.choose(siblings)[0] == "/".join(inside)
+        except WrongUse:  # two files of one quantisation
+            clear = False
+        rows.append((str(short) if clear else f"{org}/{repo}/{'/'.join(inside)}", path))
+    return rows
+
+
+def _of_paths(extra: list[Path]) -> list[tuple[str, Path]]:
+    files: list[Path] = []
+    for path in extra:
+        files += sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    return [(str(path), path) for path in files]
+
+
+def _pulled(reference: Reference) -> Path:
+    place = download.folder() / reference.repo
+    names = _names(place)
+    if not names:
+        raise WrongUse(f"{reference.repo} is neither a file nor pulled: rig pull {reference}")
+    try:
+        path = place / reference.choose(names)[0]
+    except WrongUse as error:
+        raise WrongUse(f"Of what is here, {error.message} Or: rig pull {reference}") from None
+    known, asked = download.record(path), reference.revision
+    if asked and asked != known.get("asked") and not str(known.get("revision")).startswith(asked):
+        raise WrongUse(f"{reference.repo} is here at another revision: rig pull {reference}")
+    return path
+
+
+def _names(place: Path) -> list[str]:
+    return [path.relative_to(place).as_posix() for path in sorted(place.rglob("*.gguf"))]
+
+
+def _only_one(path: Path) -> Path:
+    found = [
+        p for p in sorted(path.glob("*.gguf")) if not (m := SPLIT.search(p.name)) or m[1] == "00001"
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise WrongUse(
+            f"{path} holds several models: name one of {', '.join(p.name for p in found)}."
+        )
+    raise WrongUse(f"{path} is neither a run folder nor holds a GGUF file.")

@@ -1,0 +1,232 @@
+"""Fetches a GGUF from a hub: goes on where it was broken off, and is not believed before its hash is right.
+
+huggingface_hub knows the hub (addresses, revisions, tokens); the bytes are fetched here, because its own
+download begins anew after each interruption (1.33 throws the part away) and compares sizes, not hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from rig import paths
+from rig.atomic import sync_folder, write_text
+from rig.errors import RigError, WrongUse
+from serve.hardware.machine import sized
+from serve.models.reference import Reference
+
+CHUNK = 1 << 20
+TRIES = 5
+"""Failures in a row, with not a byte between them, after which it gives up."""
+Progress = Callable[[str, int, int], None]
+"""(file name, bytes there, bytes in all), called often."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file on the hub, pinned to a commit."""
+
+    repo: str
+    asked: str | None
+    """The branch, tag or commit that was asked for."""
+    revision: str
+    """The commit it stood at, so that what is resumed is what was begun."""
+    file: str
+    url: str
+    size: int
+    sha256: str
+
+
+def folder() -> Path:
+    """Where pulled models live, as `org/repo/file.gguf`."""
+    return paths.data_dir() / "models"
+
+
+def pull(reference: Reference, progress: Progress) -> Path:
+    """Bring a model here and return its (first) file; what is here already is only looked up."""
+    sources, headers = find(reference)
+    targets = [folder() / source.repo / source.file for source in sources]
+    missing = [
+        (source, target)
+        for source, target in zip(sources, targets, strict=True)
+        if not _is_here(source, target)
+    ]
+    _check_room(missing)
+    for source, target in missing:
+        fetch(source, target, headers, progress)
+    return targets[0]
+
+
+def find(reference: Reference) -> tuple[list[Source], dict[str, str]]:
+    """The files of a reference on the hub, and the headers to ask for them with."""
+    from huggingface_hub import HfApi, errors, get_token
+
+    api = HfApi(library_name="rig")
+    try:
+        info = api.model_info(reference.repo, revision=reference.revision, files_metadata=True)
+    except errors.GatedRepoError:
+        raise RigError(
+            f"{reference.repo} wants its terms accepted: do so at {api.endpoint}/{reference.repo}, "
+            "then run `hf auth login` (or set HF_TOKEN) and pull again."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise WrongUse(f"{reference.repo} has no revision {reference.revision!r}.") from None
+    except errors.RepositoryNotFoundError:
+        raise RigError(
+            f"{api.endpoint} has no model {reference.repo}: check the name; "
+            "a private one needs `hf auth login` or HF_TOKEN."
+        ) from None
+    except errors.OfflineModeIsEnabled:
+        raise RigError("HF_HUB_OFFLINE is set: unset it to pull a model.") from None
+    except (httpx.HTTPError, errors.HfHubHTTPError, OSError) as error:
+        raise RigError(
+            f"{api.endpoint} can't be asked ({_short(error)}): try again later."
+        ) from None
+    siblings = {found.rfilename: found for found in info.siblings or []}
+    sources = []
+    for name in reference.choose(siblings):
+        lfs, size = siblings[name].lfs, siblings[name].size
+        if lfs is None or size is None or info.sha is None:
+            raise RigError(
+                f"The hub gives no hash for {name}: it can't be checked, so rig won't pull it."
+            )
+        url = f"{api.endpoint}/{reference.repo}/resolve/{info.sha}/{quote(name)}"
+        asked = reference.revision
+        sources.append(Source(reference.repo, asked, info.sha, name, url, size, lfs.sha256))
+    token = get_token()
+    return sources, {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def fetch(source: Source, target: Path, headers: dict[str, str], progress: Progress) -> None:
+    """Download one file to `target`; a part from an earlier try of the same content is gone on with."""
+    import filelock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{source.sha256[:12]}.part")
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        with lock.acquire(timeout=0):
+            digest = _download(source, part, headers, progress)
+            if digest != source.sha256:
+                part.unlink()
+                raise RigError(
+                    f"{target.name} came damaged (its sha256 is not {source.sha256[:12]}...): "
+                    "it was thrown away; pull it again."
+                )
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
+            sync_folder(target.parent)
+            found = asdict(source) | {"pulled": datetime.now(UTC).isoformat(timespec="seconds")}
+            write_text(_record(target), json.dumps(found, indent=2) + "\n")
+    except filelock.Timeout:
+        raise RigError(f"Another process is pulling {target.name}: wait for it.") from None
+
+
+def _download(source: Source, part: Path, headers: dict[str, str], progress: Progress) -> str:
+    """Bring `part` to its full size and return its sha256."""
+    digest, have = _digest_of(part, source, progress)
+    failures = 0
+    with httpx.Client(follow_redirects=True, timeout=30.0, headers=headers) as client:
+        while have < source.size:
+            before = have
+            try:
+                with client.stream("GET", source.url, headers=_range(have)) as response:
+                    if (
+                        have and response.status_code != 206
+                    ):  # the part is not wanted: from the start
+                        digest, have = hashlib.sha256(), 0
+                    _check(response, source)
+                    with part.open("r+b" if have else "wb") as file:
+                        file.seek(have)
+                        file.truncate()
+                        for (
+                            piece
+                        ) in response.iter_raw():  # as it comes: a larger piece could be lost
+                            file.write(piece)
+                            digest.update(piece)
+                            have += len(piece)
+                            progress(source.file, have, source.size)
+                            if have > source.size:
+                                raise RigError(
+                                    f"{source.url} sends more than it said: pull it again."
+                                )
+            except httpx.TransportError as error:
+                failures = 0 if have > before else failures + 1
+                if failures >= TRIES:
+                    raise RigError(
+                        f"The connection broke off at {have:,} of {source.size:,} bytes "
+                        f"({_short(error)}): run the same command again to go on from there."
+                    ) from None
+                time.sleep(min(0.2 * 2**failures, 5))
+    return str(digest.hexdigest())
+
+
+def _digest_of(part: Path, source: Source, progress: Progress) -> tuple[Any, int]:
+    """The hash of what an earlier try left, and its size; what can't be part of the file is dropped."""
+    digest, have = hashlib.sha256(), 0
+    if part.exists() and part.stat().st_size > source.size:
+        part.unlink()
+    if part.exists():
+        with part.open("rb") as file:
+            while piece := file.read(CHUNK):
+                digest.update(piece)
+                have += len(piece)
+                progress(source.file, have, source.size)
+    return digest, have
+
+
+def _range(have: int) -> dict[str, str]:
+    # identity: a compressed answer has other bytes than the file, and no place to go on at
+    return {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+
+
+def _check(response: httpx.Response, source: Source) -> None:
+    if response.status_code >= 500:
+        raise httpx.RemoteProtocolError(f"the hub answered {response.status_code}")  # tried again
+    if response.status_code not in (200, 206):
+        raise RigError(f"{source.url} answered {response.status_code}: pull it again later.")
+
+
+def _check_room(missing: list[tuple[Source, Path]]) -> None:
+    need = sum(source.size for source, _ in missing)
+    for source, target in missing:
+        part = target.with_name(f".{target.name}.{source.sha256[:12]}.part")
+        need -= part.stat().st_size if part.exists() else 0
+    place = folder()
+    place.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(place).free
+    if need > free:
+        raise RigError(
+            f"{sized(need)} are still to come, and {sized(free)} are free in {place}: make room first."
+        )
+
+
+def record(target: Path) -> dict[str, Any]:
+    """What is known of a pulled file (the fields of `Source`, and when); empty if nothing is."""
+    path = _record(target)
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+
+def _is_here(source: Source, target: Path) -> bool:
+    here = target.is_file() and target.stat().st_size == source.size
+    return here and record(target).get("sha256") == source.sha256
+
+
+def _record(target: Path) -> Path:
+    return target.with_name(target.name + ".json")
+
+
+def _short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")

@@ -1,0 +1,119 @@
+"""Names of models on a hub: `org/repo:QUANT`, `org/repo`, or `org/repo/file.gguf`, each with `@revision`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rig.errors import WrongUse
+from rig.model.gguf import FILE_TYPES
+
+FORM = re.compile(
+    r"(?:https?://[^/]+/|hf:(?://)?)?"
+    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*?)"
+    r"(?:/(?:resolve/[^/]+/|blob/[^/]+/)?(?P<file>[\w./ -]+\.gguf))?"
+    r"(?::(?P<quant>[\w-]+))?"
+    r"(?:@(?P<revision>[\w./-]+))?"
+)
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
+USUAL = "Q4_K_M"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One model on a hub."""
+
+    repo: str
+    quant: str | None = None
+    """As its files are named, in any case: Q4_K_M, UD-Q4_K_XL."""
+    file: str | None = None
+    revision: str | None = None
+    """Branch, tag or commit; None is the main branch."""
+
+    def __str__(self) -> str:
+        name = f"{self.repo}/{self.file}" if self.file else self.repo
+        quant = f":{self.quant}" if self.quant else ""
+        return name + quant + (f"@{self.revision}" if self.revision else "")
+
+    def choose(self, names: Iterable[str]) -> list[str]:
+        """The files to load, in order; more than one where a model is split into parts.
+
+        >>> Reference("o/r", quant="q8_0").choose(["m-Q4_K_M.gguf", "m-Q8_0.gguf", "README.md"])
+        ['m-Q8_0.gguf']
+        >>> Reference("o/r").choose(["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"])
+        ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']
+        """
+        models = _models(names)
+        if not models:
+            raise WrongUse(
+                f"{self.repo} has no GGUF file: rig serves GGUF files only (look for {self._gguf_repo()})."
+            )
+        if self.file:
+            found = [parts for parts in models.values() if self.file in parts]
+        elif self.quant:
+            found = [parts for whole, parts in models.items() if _is(self.quant, whole)]
+        elif len(models) == 1:
+            found = list(models.values())
+        else:
+            found = [parts for whole, parts in models.items() if _is(USUAL, whole)]
+        if len(found) == 1:
+            return found[0]
+        listed = ", ".join(sorted({quant_of(whole) or whole for whole in models}))
+        if found:
+            names = ", ".join(sorted(parts[0] for parts in found))
+            raise WrongUse(f"{self} means several files: name one, {self.repo}/FILE.gguf: {names}.")
+        if self.quant or self.file:
+            raise WrongUse(f"{self.repo} has no {self.file or self.quant}; there are: {listed}.")
+        raise WrongUse(f"Say which of {self.repo}: {self.repo}:QUANT; there are: {listed}.")
+
+    def _gguf_repo(self) -> str:
+        return f"a repository such as {self.repo}-GGUF"
+
+
+def parse(text: str) -> Reference | None:
+    """A reference, or None where `text` does not look like one.
+
+    >>> parse("bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M")
+    Reference(repo='bartowski/Llama-3.2-1B-Instruct-GGUF', quant='Q4_K_M', file=None, revision=None)
+    >>> parse("https://huggingface.co/o/r/resolve/main/sub/m.gguf").file
+    'sub/m.gguf'
+    >>> parse("model.gguf"), parse("./o/r"), parse("/o/r"), parse("C:/x")
+    (None, None, None, None)
+    """
+    match = FORM.fullmatch(text)
+    return Reference(**match.groupdict()) if match and _is_inside(match["file"] or "") else None
+
+
+def quant_of(name: str) -> str | None:
+    """The quantisation that a file's name tells.
+
+    >>> quant_of("m-IQ4_XS.gguf"), quant_of("m.q8_0.gguf"), quant_of("m-UD-Q4_K_XL.gguf"), quant_of("m.gguf")
+    ('IQ4_XS', 'Q8_0', 'UD-Q4_K_XL', None)
+    """
+    known = "|".join(sorted(FILE_TYPES.values(), key=len, reverse=True))
+    stem = SPLIT.sub("", name)
+    match = re.search(rf"(?:^|[-._/])((?:UD-)?(?:{known}|I?Q\d_\w+))\.gguf$", stem, re.IGNORECASE)
+    return match[1].upper() if match else None
+
+
+def _models(names: Iterable[str]) -> dict[str, list[str]]:
+    """Files by the name of the whole; vision projectors and importance matrices are no models."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(filter(_is_inside, names)):
+        last = name.rpartition("/")[2].lower()
+        if last.endswith(".gguf") and not last.startswith(("mmproj", "imatrix")):
+            found.setdefault(SPLIT.sub("", name), []).append(name)
+    return found
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file of that name stays in the folder it is put in."""
+    return not name.startswith("/") and "\\" not in name and ".." not in name.split("/")
+
+
+def _is(quant: str, whole: str) -> bool:
+    own = quant_of(whole)
+    if own is not None:
+        return own == quant.upper()
+    return bool(re.search(rf"(?:^|[-._/]){re.escape(quant)}\.gguf$", whole, re.IGNORECASE))

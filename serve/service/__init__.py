@@ -1,0 +1,1 @@
+"""`rig serve` as a service of the system."""

@@ -1,0 +1,106 @@
+"""The words beside `rig serve MODEL`: install, uninstall, status, stop. Parsing only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rig.options import json_option
+
+SYSTEM = click.option(
+    "--system", is_flag=True, help="For the machine, from boot on (needs root); else for this user."
+)
+NAME = click.option("--name", default="rig-serve", metavar="UNIT", help="Name of the systemd unit.")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("model")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@SYSTEM
+@NAME
+@click.option("--run-as", metavar="USER", help="Of a system unit; default: who called sudo.")
+@click.option("--now", is_flag=True, help="Start it too, now and at each boot.")
+@click.option("--print", "only_print", is_flag=True, help="Print the unit and write nothing.")
+@click.pass_context
+def install(
+    ctx: click.Context,
+    model: str,
+    options: tuple[str, ...],
+    system: bool,
+    name: str,
+    run_as: str | None,
+    now: bool,
+    only_print: bool,
+) -> None:
+    """Write a systemd unit that serves MODEL; OPTIONS are those of `rig serve`.
+
+    The unit is Type=notify with a watchdog, a memory limit for the chosen context, and shut in.
+    """
+    from serve.service import systemd as service
+
+    settings = _settings(ctx, model, options)
+    user = run_as or service.default_user()
+    unit = service.plan(model, settings, list(options), name=name, system=system, user=user)
+    if only_print:
+        click.echo(unit.text(), nl=False)
+        return
+    service.install(unit, now=now)
+    click.echo(str(unit.path))
+    for hint in service.hints(unit, now):
+        click.echo(hint, err=True)
+
+
+@click.command()
+@SYSTEM
+@NAME
+def uninstall(system: bool, name: str) -> None:
+    """Stop the service and take its unit away."""
+    from serve.service import systemd as service
+
+    unit = service.named(name, system)
+    service.uninstall(unit)
+    click.echo(f"{unit.path} is gone.", err=True)
+
+
+@click.command()
+@NAME
+@json_option
+def status(name: str, as_json: bool) -> None:
+    """Show the installed service and every server that answers, also those started on demand."""
+    import json
+
+    from serve.service import systemd as service
+
+    found = service.status(name)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo("\n".join(service.show(found)))
+
+
+@click.command()
+@click.argument("model", required=False)
+def stop(model: str | None) -> None:
+    """Ask the running server of MODEL (or every one) to leave and give the memory back."""
+    from rig.errors import RigError
+    from serve.service import systemd as service
+
+    asked = service.stop(model)
+    if not asked:
+        raise RigError(f"No server{f' of {model}' if model else ''} runs here.")
+    for server in asked:
+        click.echo(f"{server['url']} ({server['model']}) is leaving.", err=True)
+
+
+def _settings(ctx: click.Context, model: str, options: tuple[str, ...]) -> dict[str, Any]:
+    """What `rig serve MODEL OPTIONS` would be called with; a wrong option is found here and now."""
+    assert ctx.parent is not None
+    group = ctx.parent.command
+    assert isinstance(group, click.Group)
+    serve = group.commands["serve"]
+    with serve.make_context("serve", [model, *options], parent=ctx.parent) as inner:
+        return dict(inner.params)
+
+
+WORDS: list[click.Command] = [install, uninstall, status, stop]

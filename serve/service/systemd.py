@@ -1,0 +1,182 @@
+"""`rig serve install|uninstall|status|stop`: the service that stays, and the servers that came on demand."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rig import runs, systemd
+from rig.atomic import write_text
+from rig.errors import RigError, WrongUse
+from rig.model import gguf
+from rig.server import connect, running_servers
+from serve.hardware import machine
+from serve.hardware.memory import fit
+from serve.models import catalogue
+from serve.service.unit import Unit
+
+
+def plan(
+    model: str,
+    settings: dict[str, Any],
+    more: list[str],
+    *,
+    name: str,
+    system: bool,
+    user: str | None,
+) -> Unit:
+    """The unit that serves `model`; `settings` are the options of `rig serve`, `more` as they were typed.
+
+    Everything that would fail at three in the morning fails here: a model that is not there or does not
+    fit, an option that does not exist, a file that the service's user can't reach.
+    """
+    path = catalogue.locate(model).resolve()
+    fits = fit(gguf.read(path), machine.look(), settings["ctx"], micro_batch=settings["batch"],
+               cache=settings["cache_type"], flash_attn=settings["flash_attn"], name=model)  # fmt: skip
+    if user is not None:
+        _known(user)
+    words, key = _words(more)
+    if settings["ctx"] is None:  # chosen today, outside the limit that the unit sets
+        words += ["--ctx", str(fits.context)]
+    python = Path(systemd.this_rig()[0])
+    if system and any(path.is_relative_to(place) for place in ("/tmp", "/var/tmp")):
+        raise WrongUse(f"A service has a /tmp of its own: move {path} somewhere else first.")
+    if system and user is None:
+        for needed in (python, path):
+            _reachable_by_others(needed)
+    here = runs.find_run(model)
+    # of a run its last export, also after the next one; what was pulled lies in this user's home
+    served = str(here.resolve() if here.exists() else path)
+    host = "127.0.0.1" if settings["host"] in ("0.0.0.0", "::") else settings["host"]
+    folder = Path("/") if system and user is None else Path.cwd()
+    return Unit(
+        name=name,
+        title=catalogue.called(model, path),
+        command=(*systemd.this_rig(), "serve", served, *words),
+        folder=folder,
+        memory=int(fits.need * 1.2) + 512 * 2**20,
+        system=system,
+        user=user,
+        loopback=settings["host"] in ("127.0.0.1", "::1", "localhost"),
+        key_file=key,
+        url=f"http://[{host}]:{settings['port']}"
+        if ":" in host
+        else f"http://{host}:{settings['port']}",
+    )
+
+
+def install(unit: Unit, *, now: bool) -> None:
+    """Write the unit, and start it if asked to."""
+    if sys.platform != "linux":
+        raise RigError(
+            "Units are for systemd, on Linux: here have `rig serve` started by other means."
+        )
+    if not now:
+        write_text(unit.path, unit.text())
+        return
+    systemd.install_unit(unit.name, unit.text(), system=unit.system)
+
+
+def uninstall(unit: Unit) -> None:
+    """Stop the service and take its unit away."""
+    if not systemd.uninstall_unit(unit.name, system=unit.system):
+        raise RigError(f"There is no {unit.path}: nothing is installed under that name.")
+
+
+def named(name: str, system: bool) -> Unit:
+    """The unit of that name, for looking at; its text means nothing."""
+    return Unit(name, name, (), Path.cwd(), 0, system)
+
+
+def status(name: str) -> dict[str, Any]:
+    """Installed units of that name with their state, and every server that answers."""
+    units = []
+    for system in (True, False):
+        unit = named(name, system)
+        if unit.path.exists():
+            known = systemd.has_systemd()
+            state = known and systemd.run_systemctl("is-active", name, system=system, check=False)
+            units.append({"unit": str(unit.path), "system": system, "state": state or "unknown"})
+    found = [
+        {key: value for key, value in server.items() if key != "api_key"}
+        for server in running_servers.live_servers()
+    ]
+    return {"units": units, "servers": found}
+
+
+def stop(model: str | None) -> list[dict[str, Any]]:
+    """Ask the running servers (of one model, or all) to leave; returns those that were asked."""
+    found = running_servers.live_servers(model)
+    for server in found:
+        connect.stop_server(server)
+    return found
+
+
+def hints(unit: Unit, now: bool) -> list[str]:
+    """What a person does next."""
+    scope = "" if unit.system else "--user "
+    rows = []
+    if not now:
+        rows.append(f"Start it, now and at boot: systemctl {scope}daemon-reload && "
+                    f"systemctl {scope}enable --now {unit.name}")  # fmt: skip
+    rows.append(
+        f"See how it is: systemctl {scope}status {unit.name}; journalctl {scope}-u {unit.name}"
+    )
+    if not unit.system:
+        rows.append("To run while you are logged out: loginctl enable-linger")
+    else:
+        rows.append(f'For rig ask and the bots, in rig.toml: [model] url = "{unit.url}"')
+    return rows
+
+
+def default_user() -> str | None:
+    """Who called sudo, so that a system service need not run as root."""
+    return os.environ.get("SUDO_USER")
+
+
+def _words(more: list[str]) -> tuple[list[str], Path | None]:
+    """The options with absolute paths, and the key file, which systemd hands over as a credential."""
+    words: list[str] = []
+    key: Path | None = None
+    rest = iter(more)
+    for word in rest:
+        if word == "--api-key-file" or word.startswith("--api-key-file="):
+            key = Path(word.partition("=")[2] or next(rest)).resolve()
+            words += ["--api-key-file", "%d/api-key"]
+            continue
+        head, equals, tail = word.rpartition("=")
+        path = Path(tail)
+        words.append(f"{head}{equals}{path.resolve()}" if path.is_file() else word)
+    return words, key
+
+
+def _known(user: str) -> None:
+    import pwd
+
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        raise WrongUse(f"There is no user {user} here: give another one with --run-as.") from None
+
+
+def _reachable_by_others(path: Path) -> None:
+    for part in (path, *path.parents):
+        mode = part.stat().st_mode
+        wanted = stat.S_IXOTH if part.is_dir() else stat.S_IROTH
+        if not mode & wanted:
+            raise WrongUse(
+                f"{part} is closed to the user that systemd makes up for the service: "
+                "name a user who can read it with --run-as USER, or install without --system."
+            )
+
+
+def show(found: dict[str, Any]) -> list[str]:
+    """The status as text."""
+    rows = [f"{u['unit']}: {click.style(u['state'], bold=True)}" for u in found["units"]]
+    rows += [f"{s['url']} serves {s['model']} (process {s['pid']})" for s in found["servers"]]
+    return rows or ["No unit is installed and no server runs here."]

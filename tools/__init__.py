@@ -1,0 +1,1 @@
+"""Programs of the project's own making that the wheel leaves out."""

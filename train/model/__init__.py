@@ -1,0 +1,1 @@
+"""The model while it trains: loading it, decoding groups, learning from packed rows."""

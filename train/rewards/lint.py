@@ -1,0 +1,251 @@
+"""Try a recipe's rewards before a run does: on the gold, on damage, and on what the model really says.
+
+A reward that gives the gold less than its top mark, that sees no damage at all, or that no real completion
+ever earns, costs a night; here it costs seconds. No torch unless real completions are sampled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from rig.errors import RigError
+from rig.model.reply_format import ReplyFormat
+from train.data import answers
+from train.data.dataset import Row
+from train.rewards import builtin
+from train.rewards.builtin import Marks, Reward
+
+GOLDS = 40
+"""Rows on which layouts and damage are tried; every gold is tried in the first layout."""
+LAYOUTS = {
+    "many lines": "{ro}\n{a}\n{b}\n{rc}\n{ao}\n{gold}\n{ac}\n",
+    "one line each": "{ro}\n{a}\n{rc}\n{ao}\n{gold}\n{ac}\n",
+    "inline": "{ro}{a}{rc}{ao}{gold}{ac}",
+}
+"""Ways to keep the taught form; the first is the one that the system prompt asks for."""
+DRESSES = {
+    "bare": "{}",
+    "$": "${}",
+    ".00": "{}.00",
+    "boxed": "\\boxed{{{}}}",
+    "unit": "{} dollars",
+}
+"""Ways to write the same number."""
+THOUGHT = ("First I read the question.", "Then I work it out.")
+LOW = 1e-9
+
+
+@dataclass
+class RewardReport:
+    """One reward of the recipe, and how it behaved."""
+
+    name: str
+    weight: float
+    top: float = 0.0
+    """The highest mark that any gold got."""
+    gold: dict[str, float | None] = field(default_factory=dict)
+    """Mean mark of the gold by layout."""
+    golds: dict[str, int] = field(default_factory=dict)
+    """How many golds there are, and how many got the top mark in the first layout."""
+    dress: dict[str, float | None] = field(default_factory=dict)
+    """Mean mark of the gold by the way the number is written."""
+    damaged: dict[str, float | None] = field(default_factory=dict)
+    """Mean mark by kind of damage."""
+    real: dict[str, float] | None = None
+    """On real completions: n, mean, `fired` (share above the lowest mark), `top` (share at the top mark)
+    and `signal` (share of prompts whose completions were marked differently)."""
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def lint_rewards(
+    named: Sequence[tuple[str, float, dict[str, Any]]],
+    rows: Sequence[Row],
+    speech: ReplyFormat,
+    real: Sequence[tuple[Row, list[str]]] = (),
+) -> tuple[list[RewardReport], list[str]]:
+    """Try every reward; return what was seen of each, and the problems of the recipe as a whole.
+
+    Args:
+        named: (name, weight, options) of each reward.
+        rows: data rows with `question` and `answer`.
+        speech: the contract that the recipe teaches.
+        real: rows with completions that a model really gave to them.
+    """
+    found = []
+    for name, weight, options in named:
+        reward, tried = builtin.bind_reward(name, options, speech), RewardReport(name, weight)
+        try:
+            _try(reward, tried, rows, speech, real)
+        except RigError as error:
+            tried.problems.append(error.message)
+        found.append(tried)
+    return found, _of_all(found)
+
+
+def call_reward(reward: Reward, rows: Sequence[Row], said: Sequence[str]) -> Marks:
+    """Call `reward` as the trainer would, one completion per row."""
+    extra = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    given: Any = reward(
+        **{
+            **extra,
+            "prompts": [row["prompt"] for row in rows],
+            "completions": [[{"role": "assistant", "content": text}] for text in said],
+            "completion_ids": [list(range(len(text) // 4 + 1)) for text in said],
+            "trainer_state": SimpleNamespace(global_step=0, max_steps=1, epoch=0.0),
+            "log_extra": lambda column, values: None,
+            "log_metric": lambda name, value: None,
+        }
+    )
+    found: Marks = asyncio.run(given) if inspect.iscoroutine(given) else given
+    return found
+
+
+def format_reply(layout: str, gold: str, speech: ReplyFormat) -> str:
+    """A reply in the taught form with `gold` as its answer."""
+    return LAYOUTS[layout].format(
+        ro=speech.reasoning_open, rc=speech.reasoning_close, ao=speech.answer_open,
+        ac=speech.answer_close, a=THOUGHT[0], b=THOUGHT[1], gold=gold,
+    )  # fmt: skip
+
+
+def damaged_replies(gold: str, speech: ReplyFormat) -> dict[str, str]:
+    """Replies that are worth less than the gold, by what is wrong with them."""
+    whole = format_reply("many lines", gold, speech)
+    number = answers.parse_number(gold)
+    wrong = f"not {gold}" if number is None else str(number + 1)
+    block = f"{speech.answer_open}\n%s\n{speech.answer_close}\n"
+    return {
+        "wrong answer": format_reply("many lines", wrong, speech),
+        "answer alone": gold,
+        "no tags": f"{' '.join(THOUGHT)}\nThe answer is {gold}.",
+        "two answers": whole + block % wrong,
+        "cut off": whole[: int(len(whole) * 0.6)],
+        "endless": "I read the question once more. " * 400,
+        "empty": "",
+    }
+
+
+def _try(
+    reward: Reward,
+    tried: RewardReport,
+    rows: Sequence[Row],
+    speech: ReplyFormat,
+    real: Sequence[tuple[Row, list[str]]],
+) -> None:
+    few = rows[:GOLDS]
+    for layout in LAYOUTS:
+        said = [format_reply(layout, row["answer"], speech) for row in few]
+        given = call_reward(reward, few, said)
+        tried.gold[layout] = _mean(given)
+        tried.top = max([tried.top, *(mark for mark in given if mark is not None)])
+    whole = call_reward(
+        reward, rows, [format_reply("many lines", row["answer"], speech) for row in rows]
+    )
+    at_top = sum(mark is None or mark >= tried.top - LOW for mark in whole)
+    tried.golds = {"n": len(rows), "top": at_top}
+    numbers = [row for row in few if re.fullmatch(r"-?[0-9][0-9,]*", row["answer"])]
+    if numbers:
+        for dress, form in DRESSES.items():
+            golds = [form.format(row["answer"].replace("$", "")) for row in numbers]
+            said = [format_reply("many lines", gold, speech) for gold in golds]
+            tried.dress[dress] = _mean(call_reward(reward, numbers, said))
+    kinds = [damaged_replies(row["answer"], speech) for row in few]
+    for kind in kinds[0]:
+        tried.damaged[kind] = _mean(call_reward(reward, few, [one[kind] for one in kinds]))
+    if real:
+        tried.real = _on_real(reward, tried, real)
+    _judge(tried)
+
+
+def _on_real(
+    reward: Reward, tried: RewardReport, real: Sequence[tuple[Row, list[str]]]
+) -> dict[str, float]:
+    rows = [row for row, said in real for _ in said]
+    given = call_reward(reward, rows, [text for _, said in real for text in said])
+    known = [mark for mark in given if mark is not None]
+    lowest = min(
+        [*known, *(mark for mark in tried.damaged.values() if mark is not None)], default=0
+    )
+    groups, at = 0, 0
+    for _, said in real:
+        groups += len({mark for mark in given[at : at + len(said)] if mark is not None}) > 1
+        at += len(said)
+    n = len(known) or 1
+    return {
+        "n": len(known),
+        "mean": round(sum(known) / n, 4),
+        "fired": round(sum(mark > lowest + LOW for mark in known) / n, 4),
+        "top": round(sum(mark >= tried.top - LOW for mark in known) / n, 4),
+        "signal": round(groups / len(real), 4),
+    }
+
+
+def _judge(tried: RewardReport) -> None:
+    asked = tried.gold["many lines"]
+    seen = [mark for mark in tried.damaged.values() if mark is not None]
+    everything = [*seen, *(mark for mark in tried.gold.values() if mark is not None)]
+    if asked is None:
+        tried.problems.append("It skips every gold (gives None): is the answer column right?")
+        return
+    if not everything or max(everything) - min(everything) < LOW:
+        when = "never" if abs(max(everything, default=0)) < LOW else "always"
+        tried.problems.append(f"It {when} fires: gold and damage all get {max(everything):g}.")
+        return
+    best = max(tried.gold, key=lambda layout: tried.gold[layout] or 0.0)
+    if all(abs(mark - asked) < LOW for mark in seen):
+        tried.problems.append(
+            f"It can never fire in the form that the system prompt asks for, where gold and damage get "
+            f"{asked:g}: only the layout {best!r} earns it."
+        )
+        return
+    if short := tried.golds["n"] - tried.golds["top"]:
+        tried.problems.append(
+            f"{short} of {tried.golds['n']} gold answers get less than its top mark {tried.top:g} in "
+            f"the form that the system prompt asks for."
+        )
+    if better := [
+        k for k, mark in tried.damaged.items() if mark is not None and mark > asked + LOW
+    ]:
+        tried.problems.append(f"It pays more for damage than for the gold: {', '.join(better)}.")
+    if all(mark >= asked - LOW for mark in seen):
+        tried.problems.append("It sees no damage: every damaged reply gets as much as the gold.")
+    missed = [k for k, mark in tried.dress.items() if mark is not None and mark < asked - LOW]
+    if missed:
+        tried.remarks.append(f"It pays less for the gold written as: {', '.join(missed)}.")
+    if tried.real and tried.real["n"]:
+        if tried.real["fired"] == 0:
+            tried.remarks.append("No real completion earned it: nothing can be learnt from it yet.")
+        elif tried.real["top"] == 1:
+            tried.remarks.append("Every real completion earns all of it: it teaches nothing new.")
+
+
+def _of_all(found: Sequence[RewardReport]) -> list[str]:
+    """What is wrong with the rewards of a recipe taken together."""
+    counted = [
+        tried for tried in found if tried.weight and tried.gold.get("many lines") is not None
+    ]
+    if not counted:
+        return []
+
+    def total(kind: str | None) -> float:
+        marks = (t.gold["many lines"] if kind is None else t.damaged.get(kind) for t in counted)
+        return sum(t.weight * (mark or 0.0) for t, mark in zip(counted, marks, strict=True))
+
+    gold = total(None)
+    return [
+        f"Together the rewards pay {total(kind):g} for {kind!r} and {gold:g} for the gold."
+        for kind in counted[0].damaged
+        if total(kind) >= gold - LOW
+    ]
+
+
+def _mean(given: Marks) -> float | None:
+    known = [mark for mark in given if mark is not None]
+    return round(sum(known) / len(known), 4) if known else None

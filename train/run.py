@@ -1,0 +1,105 @@
+"""A run begins, goes on, and ends: run folders, locks and cards around `train.grpo`, which does the work."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rig.errors import RigError, WrongUse
+from rig.runs import Run
+from train import ddp
+from train import recipe as recipes
+from train.monitor import log
+from train.recipe import Recipe
+
+MAY_CHANGE = (
+    "schedule.max_steps", "schedule.save_every", "schedule.keep_checkpoints",
+    "schedule.learning_rate", "schedule.report_to", "watch", "evaluation", "backend",
+)  # fmt: skip
+"""What may change when a run goes on; everything else would make it another run."""
+
+REPORTED = (
+    "steps", "seconds", "trainable_parameters", "held_out_problems", "change", "alarms", "stopped",
+    "early", "energy",
+)  # fmt: skip
+"""Fields of run.json that `rig train --json` prints as they are."""
+
+
+def start_run(
+    recipe: Recipe, folder: Path, *, gpus: int = 1, quiet: bool = False
+) -> dict[str, Any]:
+    """Train `recipe` into the new run folder `folder`; what goes wrong before the first step leaves none."""
+    if gpus > 1:
+        ddp.check_gpu_count(gpus)
+    before = folder.exists()
+    run = Run.create(folder, recipe=recipes.to_toml(recipe), base=recipe.model.name)
+    run.update_record(cards=gpus)
+    try:
+        return _train(run, recipe, quiet=quiet)
+    except BaseException:
+        if not before and not log.read_step_rows(folder / log.LOG):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def resume_run(run: Run, settings: tuple[str, ...] = (), *, quiet: bool = False) -> dict[str, Any]:
+    """Go on with `run` from its newest checkpoint; one that is trained is only reported."""
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        if not any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE):
+            raise WrongUse(
+                f"--set {key}: a run that goes on can't change this, only {', '.join(MAY_CHANGE)}. "
+                "Start a new run for anything else."
+            )
+    text = (run.path / "recipe.toml").read_text("utf-8")
+    recipe = recipes.parse_recipe(text, f"{run.path}/recipe.toml", settings)
+    done = int(run.record.get("steps") or 0)
+    finished = run.state not in ("planned", "training")
+    if finished and (run.record.get("early") or recipe.schedule.max_steps <= done):
+        return run_outcome(run)
+    if settings:
+        recipes.save_recipe(recipe, run.path)
+    return _train(run, recipe, quiet=quiet)
+
+
+def run_outcome(run: Run) -> dict[str, Any]:
+    """What `rig train --json` prints: one stable object."""
+    judged = run.record.get("eval", {})
+    kept = ("n", "strict", "lenient", "format", "sampling", "seconds")
+    return {
+        "run": str(run.path),
+        "state": run.state,
+        "adapter": str(run.adapter_folder) if run.adapter_folder.is_dir() else None,
+        "report": str(path) if (path := run.path / "report.html").is_file() else None,
+        **{key: run.record.get(key) for key in REPORTED},
+        **{
+            label: {key: judged[label][key] for key in kept} if label in judged else None
+            for label in ("before", "after")
+        },
+    }
+
+
+def _train(run: Run, recipe: Recipe, *, quiet: bool) -> dict[str, Any]:
+    gpus = int(run.record.get("cards", 1))
+    run.update_record(error=None, stopped=None)
+    # What libraries, trackers and rewards of one's own print must not mix with the result.
+    with run.hold_lock(), contextlib.redirect_stdout(sys.stderr):
+        if gpus > 1:
+            ddp.launch_workers(run, gpus, quiet=quiet)
+            run = Run.open(run.path)
+        else:
+            from train import grpo
+
+            try:
+                grpo.train(run, recipe, gpus=1, quiet=quiet)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise RigError(
+                    f"The disk is full. Free some space, then: rig train --resume {run.path}"
+                ) from error
+    return run_outcome(run)

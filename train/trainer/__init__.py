@@ -1,0 +1,1 @@
+"""TRL's trainer as rig drives it: its settings, its callback, preflight and checkpoints."""
