@@ -1,4 +1,4 @@
-# `make quickstart` shows the whole loop on the embedded model; `make test` runs lint, types and tests.
+# `make quickstart` shows the whole loop on the toy model; `make test` runs lint, types and tests.
 # Both make .venv from nothing first. On Windows see "Windows" in the README.
 
 PYTHON ?= python3

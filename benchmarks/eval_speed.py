@@ -1,4 +1,4 @@
-"""How long a person waits for `rig eval`: 200 problems, at most 64 tokens, on the embedded model.
+"""How long a person waits for `rig eval`: 200 problems, at most 64 tokens, on the toy model.
 
     python benchmarks/eval_speed.py
 
@@ -66,7 +66,7 @@ def timed(work: Callable[[], list[str]]) -> tuple[float, list[str]]:
 
 def main() -> None:
     """Measure, compare the texts, print one JSON object."""
-    model, tokenizer = backends.load_for_inference(ModelTable(name="embedded"))
+    model, tokenizer = backends.load_for_inference(ModelTable(name="toy"))
     rows = dataset.load_splits("generated:arithmetic", held_out=PROBLEMS, limit=1).held_out
     prompts = [row["prompt"] for row in rows]
 

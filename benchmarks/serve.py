@@ -22,7 +22,7 @@ Parts (--only NAME, several times):
   stall    the longest pause of a stream while another's 2,000-token prompt is read
   same     greedy text alone, among seven others, and llama-server's
   busy     one stream while another program keeps every core busy, against llama-server
-  draft    with and without guessing ahead: the embedded model, which copies, and one that says nonsense
+  draft    with and without guessing ahead: the toy model, which copies, and one that says nonsense
 """
 
 from __future__ import annotations
@@ -161,10 +161,10 @@ class Race:
         self.results: dict[str, dict[str, Any]] = {}
         self.turns = self.repeated = self.crowded = 0
 
-    def embedded(self) -> Path:
-        """The embedded model as a GGUF file, made by `rig export`."""
-        path = self.home / "embedded.gguf"
-        words = ["export", "embedded", "--gguf", "--quant", "Q8_0", "--no-check", "--out", path]
+    def toy(self) -> Path:
+        """The toy model as a GGUF file, made by `rig export`."""
+        path = self.home / "toy.gguf"
+        words = ["export", "toy", "--gguf", "--quant", "Q8_0", "--no-check", "--out", path]
         if not path.exists():
             subprocess.run([sys.executable, "-P", "-m", "rig", *map(str, words)], check=True)
         return path
@@ -391,8 +391,8 @@ def busy(race: Race) -> None:
 
 
 def draft(race: Race) -> None:
-    """With and without guessing ahead: the embedded model, which copies, and the one that says nonsense."""
-    for name, model in (("copying", race.embedded()), ("nonsense", race.model)):
+    """With and without guessing ahead: the toy model, which copies, and the one that says nonsense."""
+    for name, model in (("copying", race.toy()), ("nonsense", race.model)):
         with race.rig(model=model) as guess, race.rig("--no-draft", model=model) as plain:
             pairs = []
             for n in range(race.asked.rounds + 2):

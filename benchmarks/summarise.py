@@ -1,6 +1,6 @@
 """What reading a long text costs, beside the usual way, in the same run: `python benchmarks/summarise.py`.
 
-12,000 words, a context of 4,096 tokens, the embedded model as Q8_0 on two threads. Two contenders take turns,
+12,000 words, a context of 4,096 tokens, the toy model as Q8_0 on two threads. Two contenders take turns,
 each with its model loaded and warm, the same parts and the same questions:
 
   rig     `rig summarise FILE` (the whole command) against `rig serve`
@@ -74,8 +74,8 @@ def main() -> None:
 
 def long(folder: Path, rounds: int, threads: int) -> None:
     """The 12,000 words."""
-    model = folder / "embedded.gguf"
-    export = ["export", "embedded", "--gguf", "--quant", "Q8_0", "--no-check", "--out", str(model)]
+    model = folder / "toy.gguf"
+    export = ["export", "toy", "--gguf", "--quant", "Q8_0", "--no-check", "--out", str(model)]
     subprocess.run([*RIG, *export], check=True, stderr=subprocess.DEVNULL)
     file = folder / "long.txt"
     file.write_text(text())

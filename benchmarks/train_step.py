@@ -1,6 +1,6 @@
 """Step time of `rig train` against the same TRL trainer driven by hand: `python benchmarks/train_step.py`.
 
-Both train the embedded model on the CPU with the same fields, data, rewards and seed, so they must log the
+Both train the toy model on the CPU with the same fields, data, rewards and seed, so they must log the
 same rewards (that is checked). By hand means GRPOTrainer as TRL's documentation shows it, with nothing of rig
 but the reward functions. Two processes take turns, one optimiser step each, so that a busy machine slows both
 alike; the median of the paired ratios is printed: with TRL's own `generate` and padded rows under both (what
@@ -72,7 +72,7 @@ def recipe_of(steps: int, decode: str) -> Any:
     from train import recipe
 
     return recipe.load_recipe(
-        "embedded-arithmetic",
+        "toy-arithmetic",
         [f"schedule.max_steps={steps}", "schedule.save_every=1000000", "evaluation.problems=0",
          "evaluation.every=0", "backend.preflight=false", f"backend.decode={decode}",
          f"backend.packed={str(decode == 'rig').lower()}"],
@@ -88,7 +88,7 @@ def by_hand(steps: int, folder: Path, turn: Turn) -> list[float]:
     from trl import GRPOConfig, GRPOTrainer
 
     from train.data import dataset
-    from train.model.backends import EMBEDDED
+    from train.model.backends import TOY
     from train.rewards import builtin
     from train.trainer import trl_config
 
@@ -101,11 +101,11 @@ def by_hand(steps: int, folder: Path, turn: Turn) -> list[float]:
     fields = trl_config.grpo_config_fields(
         recipe, portions, output=folder / "x", cuda=False, bf16=False
     )
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(TOY, dtype=torch.float32)
     set_seed(recipe.schedule.seed)
     trainer = GRPOTrainer(
         model=model,
-        processing_class=AutoTokenizer.from_pretrained(EMBEDDED, padding_side="left"),
+        processing_class=AutoTokenizer.from_pretrained(TOY, padding_side="left"),
         reward_funcs=functions,
         args=GRPOConfig(**fields),
         train_dataset=Dataset.from_list(rows),
@@ -131,7 +131,7 @@ def by_rig(steps: int, folder: Path, turn: Turn, decode: str) -> list[float]:
     from train.trainer import trl_trainer
 
     recipe = recipe_of(steps, decode)
-    run = Run.create(folder / "run", recipe=recipes.to_toml(recipe), base="embedded")
+    run = Run.create(folder / "run", recipe=recipes.to_toml(recipe), base="toy")
     tune = trl_trainer.configure_trainer
 
     def and_listen(made: Any, **given: Any) -> None:

@@ -63,7 +63,7 @@ def export(
 ) -> None:
     """Turn a run or a model into files that run anywhere.
 
-    MODEL is a run, a model folder, an adapter folder, a hub id, or `embedded`. Base and adapter become
+    MODEL is a run, a model folder, an adapter folder, a hub id, or `toy`. Base and adapter become
     one quantised GGUF in one pass: no merged copy, no llama.cpp checkout, no compiler, no torch. Then
     the file is held against what was trained.
 

@@ -30,7 +30,7 @@ def quickstart_command(
     article: str | None,
     real: bool,
 ) -> None:
-    """Show the whole loop on the embedded toy model, command by command.
+    """Show the whole loop on the toy model, command by command.
 
     Trains, exports, serves, asks, drafts a card post and summarises an article. Needs no graphics card, no
     account and no network; takes about five minutes on two cores. Interrupted and started again, it goes on

@@ -1,7 +1,7 @@
 """The words in which rig asks for a card post and for a summary.
 
-They stand in the frame because two rooms need the same words: the bots ask with them, and the embedded
-model was trained on them (`train/embedded/`). Page and card text is data: it stands between marks, and
+They stand in the frame because two rooms need the same words: the bots ask with them, and the toy
+model was trained on them (`train/toy/`). Page and card text is data: it stands between marks, and
 the marks are taken out of the text first. The instruction comes first, so that a server computes it once.
 """
 

@@ -1,4 +1,4 @@
-"""The whole loop on the embedded model, each step the command that a person would type.
+"""The whole loop on the toy model, each step the command that a person would type.
 
 Nothing is measured here: the figures are what the commands print with `--json`. Each finished step is kept in
 `quickstart.json` of the run folder, so that an interrupted loop goes on where it was. Knows no room.
@@ -24,7 +24,7 @@ from rig.errors import RigError
 from rig.runs import Run
 from rig.server import connect
 
-RECIPE = "embedded-arithmetic"
+RECIPE = "toy-arithmetic"
 BIG = "llama-3.1-8b-gsm8k-12gb"
 PROBLEMS = 200
 SAMPLES = 5
@@ -52,7 +52,7 @@ def run_quickstart(
     if fresh and loop.folder.exists():
         shutil.rmtree(loop.folder)
     loop.echo_line(
-        f"The whole loop on the embedded model ({_parameters()} million parameters). It is a toy with "
+        f"The whole loop on the toy model ({_parameters()} million parameters). It is a toy with "
         "three small trades:\nit shows the way, not the quality. The same with Llama 3.1 8B on a 12 GB "
         f"card: rig train {BIG}"
     )

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def base_model(self) -> str:
-        """The base model as the recipe named it: `embedded`, a folder, or a hub id."""
+        """The base model as the recipe named it: `toy`, a folder, or a hub id."""
         return str(self.record["base"])
 
     @property

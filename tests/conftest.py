@@ -56,10 +56,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedded_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model as Q8_0, made once by the real command; tests of export make their own."""
-    path = tmp_path_factory.mktemp("embedded") / "embedded-Q8_0.gguf"
-    words = ["export", "embedded", "--gguf", "--quant", "Q8_0", "--no-check", "--out", str(path)]
+def toy_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy model as Q8_0, made once by the real command; tests of export make their own."""
+    path = tmp_path_factory.mktemp("toy") / "toy-Q8_0.gguf"
+    words = ["export", "toy", "--gguf", "--quant", "Q8_0", "--no-check", "--out", str(path)]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "rig", *words], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""`rig summarise` with the embedded model behind a real `rig serve`, and the server's own counters.
+"""`rig summarise` with the toy model behind a real `rig serve`, and the server's own counters.
 
 pytest tests/test_articles_real.py
 """
@@ -38,9 +38,9 @@ JOINT = 16
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model as a GGUF."""
-    file = tmp_path_factory.mktemp("model") / "embedded.gguf"
-    command = ["export", "embedded", "--gguf", "--quant", "Q8_0", "--no-check", "--out", str(file)]
+    """The toy model as a GGUF."""
+    file = tmp_path_factory.mktemp("model") / "toy.gguf"
+    command = ["export", "toy", "--gguf", "--quant", "Q8_0", "--no-check", "--out", str(file)]
     done = rig_apart(*command, seconds=120)
     assert file.is_file(), done.stderr
     return file

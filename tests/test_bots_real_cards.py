@@ -1,4 +1,4 @@
-"""Real cards, the embedded model, nothing wrong gets through: `pytest tests/test_bots_real_cards.py`.
+"""Real cards, the toy model, nothing wrong gets through: `pytest tests/test_bots_real_cards.py`.
 
 The model is exported, served over HTTP and asked as the daemon asks it. The slow version takes a thousand
 cards: `pytest -m slow -s tests/test_bots_real_cards.py` prints how many were accepted, retried, skipped.
@@ -38,11 +38,11 @@ needs_cards = pytest.mark.skipif(not CARDS.exists(), reason="needs the real card
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The embedded model, exported and served: its address."""
+    """The toy model, exported and served: its address."""
     pytest.importorskip("llama_cpp", reason="needs the rooms export and serve")
     folder = tmp_path_factory.mktemp("toy")
     rig = [sys.executable, "-P", "-m", "rig"]
-    export = ["export", "embedded", "--gguf", "--quant", "Q8_0", "--no-check", "--out", "toy.gguf"]
+    export = ["export", "toy", "--gguf", "--quant", "Q8_0", "--no-check", "--out", "toy.gguf"]
     subprocess.run([*rig, *export], cwd=folder, check=True, capture_output=True, timeout=120)
     serve = ["serve", "toy.gguf", "--port", "0", "--threads", "2", "--ctx", "2048"]
     with (folder / "log").open("wb") as sink:

@@ -17,7 +17,7 @@ from export.verify.logits import kl_divergence
 from rig.cli import main
 from rig.model.reply_format import TAUGHT
 from rig.runs import Run
-from rig.toy import toy_folder as embedded
+from rig.toy import toy_folder as toy
 from support import tiny_models
 
 
@@ -27,9 +27,9 @@ def rig(*arguments: Any) -> Result:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a copy of the embedded model, with an adapter that moves it a little; exported, unchecked."""
+    """A run on a copy of the toy model, with an adapter that moves it a little; exported, unchecked."""
     root = tmp_path_factory.mktemp("checked")
-    shutil.copytree(embedded(), root / "base", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(toy(), root / "base", ignore=shutil.ignore_patterns("__pycache__"))
     run = Run.create(
         root / "runs/taught", recipe="[trainer]\nmax_completion_length = 96\n", base="base"
     )
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def adapter(run: Run, size: float = 0.02) -> None:
-    tiny_models.make_adapter(run.adapter_folder, embedded(), targets="(q|v|up)_proj", size=size)
+    tiny_models.make_adapter(run.adapter_folder, toy(), targets="(q|v|up)_proj", size=size)
     TAUGHT.save_to(run.adapter_folder)
 
 
@@ -172,7 +172,7 @@ def other_weights(here: Path) -> None:
     """As a wrong permutation would: sizes fit, it loads, and it computes something else."""
     Run.open(here / "runs/taught")
     tiny_models.make_adapter(
-        here / "runs/taught/adapter", embedded(), targets="(q|v|up)_proj", size=0.1, seed=9
+        here / "runs/taught/adapter", toy(), targets="(q|v|up)_proj", size=0.1, seed=9
     )
 
 

@@ -108,11 +108,11 @@ def test_exporting_again_replaces_the_entry_and_keeps_the_others(here: Path) -> 
         (["adapter"], "adapter-Q4_0.gguf"),
         (["adapter", "--base", "toy-model", "--out", "sub/x.gguf"], "sub/x.gguf"),
         (["toy-model", "--out", "runs"], "runs/toy-model-Q4_0.gguf"),
-        (["embedded"], "embedded-Q4_0.gguf"),
+        (["toy"], "toy-Q4_0.gguf"),
         (["runs/taught", "--out", "elsewhere.gguf"], "elsewhere.gguf"),
     ],
 )
-def test_a_model_may_be_a_folder_an_adapter_the_embedded_one_or_a_run(
+def test_a_model_may_be_a_folder_an_adapter_the_toy_one_or_a_run(
     here: Path, arguments: list[str], file: str
 ) -> None:
     done = rig(*arguments, "--gguf", "--quant", "Q4_0", "--no-check")

@@ -19,7 +19,7 @@ from export.verify import logits as verify_logits
 from export.verify import tokens, torch_reference
 from rig.cli import main
 from rig.runs import Run
-from rig.toy import toy_folder as embedded
+from rig.toy import toy_folder as toy
 from support import tiny_models
 
 torch = pytest.importorskip("torch")
@@ -38,9 +38,9 @@ NF4 = np.array(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model, as it is and in 4 bits of another kind (FP4), and an adapter trained on it."""
+    """The toy model, as it is and in 4 bits of another kind (FP4), and an adapter trained on it."""
     root = tmp_path_factory.mktemp("four")
-    shutil.copytree(embedded(), root / "base", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(toy(), root / "base", ignore=shutil.ignore_patterns("__pycache__"))
     tiny_models.make_adapter(root / "adapter", root / "base", targets="(q|v|up)_proj", size=0.02)
     options = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_compute_dtype=torch.float32

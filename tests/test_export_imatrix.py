@@ -270,13 +270,13 @@ def test_the_command_computes_one_from_a_text_keeps_it_and_takes_it_again(
     ]
 
 
-def embedded_with(quants: str, *more: str) -> dict[str, Any]:
-    """The check's figures by type, of the embedded model with a matrix of the house's own README."""
-    command = ["export", "embedded", "--gguf", "--quant", quants, "--json", *more]
+def toy_with(quants: str, *more: str) -> dict[str, Any]:
+    """The check's figures by type, of the toy model with a matrix of the house's own README."""
+    command = ["export", "toy", "--gguf", "--quant", quants, "--json", *more]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     files = json.loads(done.stdout)["check"]["files"]
-    return {name[len("embedded-") : -len(".gguf")]: figures for name, figures in files.items()}
+    return {name[len("toy-") : -len(".gguf")]: figures for name, figures in files.items()}
 
 
 @pytest.fixture
@@ -290,8 +290,8 @@ def own_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_users_own_text_makes_a_real_model_better_and_low_types_possible(
     own_text: Path,
 ) -> None:
-    without = embedded_with("Q3_K_S")
-    within = embedded_with("Q3_K_S,Q2_K_S", "--imatrix", str(own_text))
+    without = toy_with("Q3_K_S")
+    within = toy_with("Q3_K_S,Q2_K_S", "--imatrix", str(own_text))
     assert within["Q3_K_S"]["kl"] < 0.95 * without["Q3_K_S"]["kl"]
     assert 0 < within["Q3_K_S"]["kl"] < within["Q2_K_S"]["kl"]
 
@@ -300,7 +300,7 @@ def test_the_users_own_text_makes_a_real_model_better_and_low_types_possible(
 def test_every_type_that_needs_a_matrix_works_on_a_real_model(own_text: Path) -> None:
     """The fewer bits, the farther from 16; the library does not mind that the model is a toy."""
     names = ["IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"]
-    found = embedded_with(",".join(["IQ3_XS", *names]), "--imatrix", str(own_text))
+    found = toy_with(",".join(["IQ3_XS", *names]), "--imatrix", str(own_text))
     assert set(found) == {"IQ3_XS", *names}
     assert found["IQ3_XXS"]["kl"] < found["IQ2_XS"]["kl"] < found["IQ1_S"]["kl"]
 

@@ -97,21 +97,21 @@ def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_run_remembers_what_was_noted(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "r", recipe="[model]\n", base="embedded")
+    run = Run.create(tmp_path / "r", recipe="[model]\n", base="toy")
     run.update_record("training", figures={"a": 1})
     run.update_record(figures={"b": 2})
     again = Run.open(tmp_path / "r")
     assert (again.state, again.base_model, again.record["figures"]) == (
         "training",
-        "embedded",
+        "toy",
         {"a": 1, "b": 2},
     )
 
 
 def test_a_second_run_does_not_overwrite_the_first(tmp_path: Path) -> None:
-    Run.create(tmp_path / "r", recipe="", base="embedded")
+    Run.create(tmp_path / "r", recipe="", base="toy")
     with pytest.raises(WrongUse, match="already holds a run"):
-        Run.create(tmp_path / "r", recipe="", base="embedded")
+        Run.create(tmp_path / "r", recipe="", base="toy")
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"state": "dreaming"}'])
@@ -124,7 +124,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, content: str | None)
 
 
 def test_a_run_is_worked_on_by_one_process(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "r", recipe="", base="embedded")
+    run = Run.create(tmp_path / "r", recipe="", base="toy")
     code = (
         "import sys, pathlib; from rig.runs import Run\n"
         "with Run.open(pathlib.Path(sys.argv[1])).hold_lock(): pass"

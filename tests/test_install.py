@@ -125,7 +125,7 @@ def test_a_missing_extra_is_one_sentence_that_names_it(tmp_path: Path, wheel: Pa
     python = environment(tmp_path / "env", wheel, "bots")
     done = run(
         python,
-        "import sys; sys.argv[1:] = ['train', 'embedded-arithmetic']; import rig.__main__",
+        "import sys; sys.argv[1:] = ['train', 'toy-arithmetic']; import rig.__main__",
         tmp_path,
     )
     assert done.returncode == 1
@@ -136,7 +136,7 @@ def test_a_missing_extra_is_one_sentence_that_names_it(tmp_path: Path, wheel: Pa
 def test_the_wheel_carries_the_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "rig/toy/model.safetensors" in names
-    assert "train/recipes/embedded-arithmetic.toml" in names
+    assert "train/recipes/toy-arithmetic.toml" in names
     assert "rig/py.typed" in names
     assert any(n.startswith("bots/articles/samples/") for n in names)
     assert {n.partition("/")[0] for n in names if not n.startswith("rig-")} == {

@@ -76,7 +76,7 @@ def test_real_input_goes_through_the_whole_chain(elsewhere: Path, shared: Path) 
         "backend.preflight": "false",  # two steps on problems far above the toy: it would be stopped
     }
     changes = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
-    trained = rig("train", "embedded-arithmetic", "--name", "real", *changes)
+    trained = rig("train", "toy-arithmetic", "--name", "real", *changes)
     assert trained["state"] == "trained"
     rows = [
         json.loads(x) for x in (elsewhere / "runs/real/log.jsonl").read_text("utf-8").splitlines()

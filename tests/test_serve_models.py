@@ -386,7 +386,7 @@ def test_two_at_a_time_do_not_write_into_each_other(hub: FakeHub) -> None:
 
 
 def test_a_run_is_its_last_export(elsewhere: Path) -> None:
-    run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
+    run = Run.create(elsewhere / "runs/reason", recipe="", base="toy")
     with pytest.raises(WrongUse, match="rig export reason --gguf"):
         catalogue.locate("reason")
     for name in ("old.gguf", "new.gguf"):
@@ -448,7 +448,7 @@ def test_what_is_nowhere_says_how_to_get_it(elsewhere: Path, name: str, says: st
 
 
 def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
-    run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
+    run = Run.create(elsewhere / "runs/reason", recipe="", base="toy")
     taught = gguf_file(run.path / "reason-Q8_0.gguf", rig__reasoning_open="<reasoning>")
     run.update_record("exported", exports=[{"file": taught.name}])
     pulled = gguf_file(download.folder() / "o/r/m-Q4_K_M.gguf")

@@ -507,10 +507,10 @@ def test_at_a_terminal_it_edits_remembers_stops_and_leaves(server: ScriptedServe
 
 
 @pytest.fixture
-def served(embedded_gguf: Path, elsewhere: Path) -> Iterator[Path]:
-    """The embedded model as the one that rig.toml names; what serves it in the end is asked to leave."""
-    (elsewhere / "rig.toml").write_text(f'[model]\nname = "{embedded_gguf}"\nidle = 60\n')
-    yield embedded_gguf
+def served(toy_gguf: Path, elsewhere: Path) -> Iterator[Path]:
+    """The toy model as the one that rig.toml names; what serves it in the end is asked to leave."""
+    (elsewhere / "rig.toml").write_text(f'[model]\nname = "{toy_gguf}"\nidle = 60\n')
+    yield toy_gguf
     for found in running_servers.live_servers():
         connect.stop_server(found)
     assert eventually(lambda: not running_servers.live_servers())
@@ -559,9 +559,7 @@ def test_the_status_shows_it_and_stop_ends_it(served: Path) -> None:
     assert eventually(lambda: not psutil.pid_exists(row["pid"]))
 
 
-def test_the_embedded_model_answers_in_the_form_it_is_asked_for(
-    served: Path, tmp_path: Path
-) -> None:
+def test_the_toy_model_answers_in_the_form_it_is_asked_for(served: Path, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"post": {"type": "string", "maxLength": 60}},
               "required": ["post"], "additionalProperties": False}  # fmt: skip
     (tmp_path / "schema.json").write_text(json.dumps(schema))
@@ -696,8 +694,8 @@ def test_only_what_is_better_each_time_is_recommended(
     assert bench.settings(report) == {"threads": chosen, "batch": 256, "cache_type": "f16"}
 
 
-def test_what_each_token_reads_is_all_weights_but_the_unused_rows(embedded_gguf: Path) -> None:
-    found = gguf.read(embedded_gguf)
+def test_what_each_token_reads_is_all_weights_but_the_unused_rows(toy_gguf: Path) -> None:
+    found = gguf.read(toy_gguf)
     sizes = {tensor.name: tensor.bytes for tensor in found.tensors}
     skipped = sizes["token_embd.weight"] if "output.weight" in sizes else 0
     assert bench.bytes_per_token(found) == sum(sizes.values()) - skipped
@@ -749,26 +747,26 @@ def install(*words: str) -> Any:
     return CliRunner().invoke(rig.cli.main, ["serve", "install", *words])
 
 
-def test_a_unit_is_told_watched_bounded_and_shut_in(embedded_gguf: Path, elsewhere: Path) -> None:
-    result = install(str(embedded_gguf), "--port", "9001", "--print")
+def test_a_unit_is_told_watched_bounded_and_shut_in(toy_gguf: Path, elsewhere: Path) -> None:
+    result = install(str(toy_gguf), "--port", "9001", "--print")
     assert result.exit_code == 0, result.output
     unit = lines(result.stdout)
     assert (unit["Type"], unit["WatchdogSec"], unit["NoNewPrivileges"]) == ("notify", "180", "yes")
     assert unit["ExecStart"].startswith(
-        f"{sys.executable} -P -m rig serve {embedded_gguf} --port 9001 --ctx "
+        f"{sys.executable} -P -m rig serve {toy_gguf} --port 9001 --ctx "
     )
     assert 512 < int(unit["MemoryMax"].removesuffix("M")) < 4096
     assert unit["WorkingDirectory"] == str(elsewhere)
     assert unit["WantedBy"] == "default.target"
 
 
-def test_what_would_fail_at_night_fails_now(embedded_gguf: Path, elsewhere: Path) -> None:
+def test_what_would_fail_at_night_fails_now(toy_gguf: Path, elsewhere: Path) -> None:
     for words, says in (
-        ([str(embedded_gguf), "--prot", "1"], "No such option '--prot'"),
-        ([str(embedded_gguf), "--port", "x"], "'x' is not a valid integer"),
+        ([str(toy_gguf), "--prot", "1"], "No such option '--prot'"),
+        ([str(toy_gguf), "--port", "x"], "'x' is not a valid integer"),
         (["nothing-here"], "no run, file or pulled model"),
-        ([str(embedded_gguf), "--ctx", "999999"], "was trained on"),
-        ([str(embedded_gguf), "--system"], "has a /tmp of its own"),
+        ([str(toy_gguf), "--ctx", "999999"], "was trained on"),
+        ([str(toy_gguf), "--system"], "has a /tmp of its own"),
     ):
         result = install(*words, "--print")
         assert result.exit_code == 2, result.output
@@ -776,10 +774,10 @@ def test_what_would_fail_at_night_fails_now(embedded_gguf: Path, elsewhere: Path
 
 
 def test_a_unit_is_written_shown_and_taken_away(
-    embedded_gguf: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    toy_gguf: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(elsewhere / "config"))
-    result = install(str(embedded_gguf), "--name", "rig-test")
+    result = install(str(toy_gguf), "--name", "rig-test")
     path = elsewhere / "config/systemd/user/rig-test.service"
     assert (result.exit_code, result.stdout.strip()) == (0, str(path))
     assert "systemctl --user enable --now rig-test" in re.sub(r"\s+", " ", result.stderr)
@@ -790,12 +788,10 @@ def test_a_unit_is_written_shown_and_taken_away(
 
 
 def test_a_key_is_handed_over_by_systemd_and_not_on_the_command_line(
-    embedded_gguf: Path, elsewhere: Path
+    toy_gguf: Path, elsewhere: Path
 ) -> None:
     (elsewhere / "key").write_text("s3cret")
-    unit = install(
-        str(embedded_gguf), "--host", "0.0.0.0", "--api-key-file", "key", "--print"
-    ).stdout
+    unit = install(str(toy_gguf), "--host", "0.0.0.0", "--api-key-file", "key", "--print").stdout
     assert f"LoadCredential=api-key:{elsewhere / 'key'}" in unit
     assert "--api-key-file %d/api-key" in unit
     assert "s3cret" not in unit
@@ -858,10 +854,8 @@ def test_the_words_beside_serve_explain_themselves(word: str) -> None:
     assert word in CliRunner().invoke(rig.cli.main, ["serve", "--help"]).stdout
 
 
-def test_the_table_serve_of_rig_toml_reaches_the_server(
-    embedded_gguf: Path, elsewhere: Path
-) -> None:
+def test_the_table_serve_of_rig_toml_reaches_the_server(toy_gguf: Path, elsewhere: Path) -> None:
     (elsewhere / "rig.toml").write_text("[serve]\nprot = 1\n")
-    done = run("serve", str(embedded_gguf))
+    done = run("serve", str(toy_gguf))
     assert done.exit_code == 2
     assert "[serve] has no 'prot'; did you mean 'port'?" in done.stderr

@@ -210,7 +210,7 @@ def test_ctrl_c_while_it_loads_stops_it_too(plan: dict[str, Any]) -> None:
 
 
 def test_one_model_has_one_name_however_it_is_written(elsewhere: Path) -> None:
-    run = Run.create(elsewhere / "runs/reason", recipe="", base="embedded")
+    run = Run.create(elsewhere / "runs/reason", recipe="", base="toy")
     weights = run.path / "reason-Q8_0.gguf"
     weights.write_bytes(b"GGUF")
     assert running_servers.model_identity("reason") == str(run.path.resolve()), (

@@ -15,7 +15,7 @@ from rig.errors import RigError
 from rig.model import base_weights
 from rig.model.reply_format import TAUGHT
 from rig.runs import Run
-from rig.toy import toy_folder as embedded
+from rig.toy import toy_folder as toy
 from support.one_thread import one_thread  # noqa: F401
 from train import recipe as recipes
 from train import run
@@ -90,9 +90,9 @@ def test_a_header_that_lies_about_its_length_is_damage(
 def run_on_a_changed_base(elsewhere: Path) -> Run:
     """A run whose base was fine-tuned after it: one number of one tensor."""
     model = elsewhere / "base"
-    shutil.copytree(embedded(), model)
+    shutil.copytree(toy(), model)
     chosen = recipes.load_recipe(
-        "embedded-arithmetic",
+        "toy-arithmetic",
         [f"model.name={model}", "data.limit=24", "data.held_out=4", "grpo.num_generations=4",
          "schedule.prompts_per_step=2", "schedule.micro_batch=4", "grpo.max_completion_length=8"],
     )  # fmt: skip
@@ -141,8 +141,8 @@ def test_a_run_does_not_go_on_with_another_base(run_on_a_changed_base: Run) -> N
 
 
 def test_a_run_that_noted_no_weights_passes(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "old", recipe="", base="embedded")
-    base_weights.check_base_weights(run, embedded())
+    run = Run.create(tmp_path / "old", recipe="", base="toy")
+    base_weights.check_base_weights(run, toy())
 
 
 def test_a_base_that_is_named_is_the_persons_own_choice(run_on_a_changed_base: Run) -> None:

@@ -1,4 +1,4 @@
-"""What only a CUDA card can show, on the embedded model: `pytest tests/test_train_card.py` (minutes)."""
+"""What only a CUDA card can show, on the toy model: `pytest tests/test_train_card.py` (minutes)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="needs the training room: pip instal
 
 from train.data import dataset  # noqa: E402
 from train.model import generate  # noqa: E402
-from train.model.backends import EMBEDDED  # noqa: E402
+from train.model.backends import TOY  # noqa: E402
 
 CARDS = torch.cuda.device_count()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(CARDS == 0, reason="needs a CUDA card")]
@@ -41,25 +41,25 @@ def rig(*words: str, memory: float = 1.0) -> subprocess.CompletedProcess[str]:
 def train(name: str, *words: str, **settings: Any) -> dict[str, Any]:
     """Train the quickstart's recipe with changes and return what `--json` printed."""
     changed = [f"--set={key}={value}" for key, value in (ON_A_CARD | settings).items()]
-    done = rig("train", "embedded-arithmetic", "--name", name, "--json", *changed, *words)
+    done = rig("train", "toy-arithmetic", "--name", name, "--json", *changed, *words)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def embedded() -> tuple[Any, Any]:
-    """The embedded model in 32 bits on the card, and its tokenizer, padding on the left."""
+def toy() -> tuple[Any, Any]:
+    """The toy model in 32 bits on the card, and its tokenizer, padding on the left."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    taught = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32).cuda().eval()
-    return taught, AutoTokenizer.from_pretrained(EMBEDDED, padding_side="left")
+    taught = AutoModelForCausalLM.from_pretrained(TOY, dtype=torch.float32).cuda().eval()
+    return taught, AutoTokenizer.from_pretrained(TOY, padding_side="left")
 
 
 @pytest.mark.parametrize("limit", [17, 64])
 def test_the_captured_step_says_what_generate_says(limit: int) -> None:
     from transformers import GenerationConfig
 
-    taught, tokenizer = embedded()
+    taught, tokenizer = toy()
     rows = dataset.load_splits(source="generated:arithmetic", limit=32, held_out=8).train[:8]
     asked = tokenizer.apply_chat_template(
         [row["prompt"] for row in rows for _ in range(4)],
@@ -106,7 +106,7 @@ def test_the_loop_learns_on_a_card(elsewhere: Path, backend: str) -> None:
 
 
 def test_a_worst_case_that_does_not_fit_names_what_does(elsewhere: Path) -> None:
-    words = ["train", "embedded-arithmetic", "--name", "large", "--json"]
+    words = ["train", "toy-arithmetic", "--name", "large", "--json"]
     words += [f"--set={key}={value}" for key, value in ON_A_CARD.items()]
     words += ["--set=schedule.prompts_per_step=128", "--set=schedule.micro_batch=1024"]
     words += ["--set=schedule.max_steps=1", "--set=evaluation.problems=0"]
@@ -143,13 +143,13 @@ def test_what_can_not_fit_is_refused_before_its_weights_are_loaded(elsewhere: Pa
     """A folder with a configuration and no weights: a loader would say so, the refusal comes first."""
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
     Path("large").mkdir()
-    config = json.loads((EMBEDDED / "config.json").read_text("utf-8"))
+    config = json.loads((TOY / "config.json").read_text("utf-8"))
     config |= {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
     config |= {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     Path("large/config.json").write_text(json.dumps(config), "utf-8")
     words = [
         "train",
-        "embedded-arithmetic",
+        "toy-arithmetic",
         "--set=model.name=large",
         "--set=model.precision=16bit",
     ]

@@ -150,7 +150,7 @@ weight = 0.2
 """
 
 
-def recipe(folder: Path, reward: str = "format", model: str = "embedded") -> str:
+def recipe(folder: Path, reward: str = "format", model: str = "toy") -> str:
     path = folder / "mine.toml"
     path.write_text(RECIPE.format(reward=reward, model=model), encoding="utf-8")
     return str(path)
@@ -171,7 +171,7 @@ def test_a_check_samples_the_model_that_is_at_hand(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert (found["ok"], found["golds"], found["real_source"]) == (True, 40, "embedded")
+    assert (found["ok"], found["golds"], found["real_source"]) == (True, 40, "toy")
     assert found["rewards"][0]["real"]["n"] == 32
 
 
@@ -218,7 +218,7 @@ def test_data_that_cannot_be_had_is_replaced_by_stand_ins_and_said(tmp_path: Pat
     pytest.importorskip("datasets", reason="needs the training room: pip install -e '.[train]'")
     text = RECIPE.replace(json.dumps(str(SAMPLE)), '"nobody/nothing"')
     path = tmp_path / "hub.toml"
-    path.write_text(text.format(reward="format", model="embedded"), encoding="utf-8")
+    path.write_text(text.format(reward="format", model="toy"), encoding="utf-8")
     done = CliRunner().invoke(main, ["rewards", "--check", str(path), "--no-real", "--json"])
     found = json.loads(done.stdout)
     assert found["ok"]

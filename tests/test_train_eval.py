@@ -100,7 +100,7 @@ def test_rows_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# Asking a PyTorch model: the embedded one
+# Asking a PyTorch model: the toy one
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def loaded() -> Any:
     pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
     from train.model import backends
 
-    return backends.load_for_inference(ModelTable(name="embedded"))
+    return backends.load_for_inference(ModelTable(name="toy"))
 
 
 def test_batches_say_what_each_prompt_alone_is_answered(loaded: Any) -> None:
@@ -163,7 +163,7 @@ def test_a_base_model_without_a_chat_template_is_named(loaded: Any, tmp_path: Pa
 
     from train.model import backends
 
-    shutil.copytree(backends.EMBEDDED, tmp_path / "bare")
+    shutil.copytree(backends.TOY, tmp_path / "bare")
     template = tmp_path / "bare" / "chat_template.jinja"
     mine = template.rename(tmp_path / "mine.jinja")
     with pytest.raises(WrongUse, match="has no chat template"):
@@ -257,10 +257,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, loaded: Any) -> Path:
 
     path: Path = tmp_path_factory.mktemp("runs") / "one"
     chosen = recipe.load_recipe(
-        "embedded-arithmetic", ["data.held_out=20", "grpo.max_completion_length=24"]
+        "toy-arithmetic", ["data.held_out=20", "grpo.max_completion_length=24"]
     )
-    run = Run.create(path, recipe=recipe.to_toml(chosen), base="embedded")
-    model, tokenizer = backends.load_for_inference(ModelTable(name="embedded"))
+    run = Run.create(path, recipe=recipe.to_toml(chosen), base="toy")
+    model, tokenizer = backends.load_for_inference(ModelTable(name="toy"))
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     get_peft_model(model, lora).save_pretrained(str(run.adapter_folder))
@@ -346,7 +346,7 @@ def test_data_that_changed_since_the_run_is_noticed(trained: Path) -> None:
 def test_a_model_without_a_run_is_judged_on_a_recipes_problems(
     loaded: Any, elsewhere: Path
 ) -> None:
-    found = rig("eval", "embedded", "--n", "4", "--max-tokens", "8")
+    found = rig("eval", "toy", "--n", "4", "--max-tokens", "8")
     assert (found["run"], list(found["labels"])) == (None, ["model"])
     assert found["labels"]["model"]["sampling"]["max_tokens"] == 8
     assert list(elsewhere.iterdir()) == []
@@ -368,7 +368,7 @@ def test_a_person_sees_figures_and_replies_side_by_side(trained: Path) -> None:
 
 def test_a_run_without_an_adapter_says_what_can_be_done(trained: Path, tmp_path: Path) -> None:
     text = (trained / "recipe.toml").read_text("utf-8")
-    Run.create(tmp_path / "half", recipe=text, base="embedded")
+    Run.create(tmp_path / "half", recipe=text, base="toy")
     done = CliRunner().invoke(main, ["eval", str(tmp_path / "half")])
     assert done.exit_code == 2
     assert "has no finished adapter (state: planned)" in done.stderr
@@ -383,12 +383,12 @@ def test_a_run_without_an_adapter_says_what_can_be_done(trained: Path, tmp_path:
             ["eval", "some/model"],
             "some/model is no run folder, so say whose held-out problems to put",
         ),
-        (["eval", "embedded", "--recipe", "no-such"], "There is no recipe called 'no-such'"),
+        (["eval", "toy", "--recipe", "no-such"], "There is no recipe called 'no-such'"),
         (
-            ["eval", "--url", "http://127.0.0.1:9", "--recipe", "embedded-arithmetic"],
+            ["eval", "--url", "http://127.0.0.1:9", "--recipe", "toy-arithmetic"],
             "Nothing answers at",
         ),
-        (["eval", "embedded", "--n", "0"], "0 is not in the range"),
+        (["eval", "toy", "--n", "0"], "0 is not in the range"),
     ],
 )
 def test_wrong_use_is_a_sentence(arguments: list[str], sentence: str, elsewhere: Path) -> None:
@@ -402,6 +402,6 @@ def test_unknown_generated_tasks_are_refused_before_a_model_is_loaded(tmp_path: 
     from train import recipe
     from train.eval import problems
 
-    chosen = recipe.load_recipe("embedded-arithmetic", ["data.source=generated:algebra"])
+    chosen = recipe.load_recipe("toy-arithmetic", ["data.source=generated:algebra"])
     with pytest.raises(WrongUse, match="no generated tasks 'algebra'"):
         problems.select_problems(chosen, None, 10, SHORT, 0)

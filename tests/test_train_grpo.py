@@ -1,4 +1,4 @@
-"""Real runs on the embedded model, and what they leave behind: `pytest tests/test_train_grpo.py`."""
+"""Real runs on the toy model, and what they leave behind: `pytest tests/test_train_grpo.py`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     try:
         done = CliRunner().invoke(
             rig.cli.main,
-            ["train", "embedded-arithmetic", "--json", "--set", "evaluation.every=1",
+            ["train", "toy-arithmetic", "--json", "--set", "evaluation.every=1",
              *[part for one in SMALL for part in ("--set", one)]],
         )  # fmt: skip
         assert done.exit_code == 0, done.output
@@ -51,17 +51,15 @@ def test_a_run_leaves_what_the_next_room_needs(trained: Run) -> None:
         "tokenizer.json",
         "speech.json",
     } <= names
-    assert trained.base_model == "embedded"
+    assert trained.base_model == "toy"
     again = recipes.parse_recipe((trained.path / "recipe.toml").read_text("utf-8"), "recipe.toml")
-    assert again == recipes.load_recipe("embedded-arithmetic", [*SMALL, "evaluation.every=1"])
+    assert again == recipes.load_recipe("toy-arithmetic", [*SMALL, "evaluation.every=1"])
     assert [step for step, _ in checkpoints.list_checkpoints(trained.checkpoint_folder)] == [1, 2]
 
 
 def test_every_setting_in_force_is_saved(trained: Run) -> None:
     saved = trained.record["settings"]
-    assert (
-        saved["learning_rate"] == recipes.load_recipe("embedded-arithmetic").schedule.learning_rate
-    )
+    assert saved["learning_rate"] == recipes.load_recipe("toy-arithmetic").schedule.learning_rate
     assert saved["loss_type"] == "dapo"
     assert saved["use_cpu"] is True
     assert saved["gradient_accumulation_steps"] == 2
@@ -163,7 +161,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(
     monkeypatch.chdir(trained.path.parent.parent)
     before = (trained.path / "run.json").read_bytes()
     done = CliRunner().invoke(
-        rig.cli.main, ["train", "embedded-arithmetic", "--name", trained.path.name]
+        rig.cli.main, ["train", "toy-arithmetic", "--name", trained.path.name]
     )
     assert done.exit_code == 2
     assert "already holds a run" in done.output
@@ -244,8 +242,8 @@ def test_two_processes_share_a_step(elsewhere: Path) -> None:
     """Data parallel over gloo: the same launcher, the same effective batch, one log."""
     from train import ddp
 
-    found = recipes.load_recipe("embedded-arithmetic", [*SMALL, "evaluation.every=1"])
-    run = Run.create(Path("runs/both"), recipe=recipes.to_toml(found), base="embedded")
+    found = recipes.load_recipe("toy-arithmetic", [*SMALL, "evaluation.every=1"])
+    run = Run.create(Path("runs/both"), recipe=recipes.to_toml(found), base="toy")
     ddp.launch_workers(run, 2, quiet=True)
     run = Run.open(run.path)
     assert run.state == "trained"
@@ -280,15 +278,11 @@ def test_two_processes_go_on_as_if_nothing_had_happened(
     settings = [*SMALL, "schedule.steps_per_batch=2", "evaluation.problems=0", "data.limit=12"]
 
     def go(name: str, *steps: int) -> list[dict[str, Any]]:
-        first = recipes.load_recipe(
-            "embedded-arithmetic", [*settings, f"schedule.max_steps={steps[0]}"]
-        )
-        run = Run.create(Path("runs") / name, recipe=recipes.to_toml(first), base="embedded")
+        first = recipes.load_recipe("toy-arithmetic", [*settings, f"schedule.max_steps={steps[0]}"])
+        run = Run.create(Path("runs") / name, recipe=recipes.to_toml(first), base="toy")
         for count in steps:
             recipes.save_recipe(
-                recipes.load_recipe(
-                    "embedded-arithmetic", [*settings, f"schedule.max_steps={count}"]
-                ),
+                recipes.load_recipe("toy-arithmetic", [*settings, f"schedule.max_steps={count}"]),
                 run.path,
             )
             ddp.launch_workers(run, 2, quiet=True)
@@ -318,9 +312,9 @@ def test_what_stops_one_process_is_said_by_the_command(
         "    if os.environ['RANK'] == os.environ['BAD']:\n        raise KeyError('x')\n"
         "    return [1.0 for _ in completions]\n"
     )
-    found = recipes.load_recipe("embedded-arithmetic", [*SMALL, f'rewards=[{{name="{mine}:mine"}}]',
+    found = recipes.load_recipe("toy-arithmetic", [*SMALL, f'rewards=[{{name="{mine}:mine"}}]',
                          "evaluation.problems=0", "backend.preflight=false"])  # fmt: skip
-    run = Run.create(Path("runs/both"), recipe=recipes.to_toml(found), base="embedded")
+    run = Run.create(Path("runs/both"), recipe=recipes.to_toml(found), base="toy")
     with pytest.raises(RigError, match=r"mine\.py:mine failed with KeyError: 'x'"):
         ddp.launch_workers(run, 2, quiet=True)
     assert "failed with KeyError" in Run.open(run.path).record["error"]
@@ -336,7 +330,7 @@ def test_a_process_that_sees_several_cards_keeps_to_one_and_says_so(
 
     complete = train.trainer.trl_config.grpo_config_fields
     quick = ["schedule.max_steps=1", "evaluation.problems=0", "backend.preflight=false"]
-    small = recipes.load_recipe("embedded-arithmetic", [*SMALL, *quick])
+    small = recipes.load_recipe("toy-arithmetic", [*SMALL, *quick])
     run.start_run(small, Path("runs/one"))
     assert "cards" not in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

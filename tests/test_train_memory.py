@@ -116,7 +116,7 @@ def test_what_a_recipe_says_it_takes_is_what_the_plan_says(name: str) -> None:
     said = re.findall(
         r"([0-9.]+) GiB at the very most", recipes.find_recipe(name).read_text("utf-8")
     )
-    if name == "embedded-arithmetic":
+    if name == "toy-arithmetic":
         assert said == []
     else:
         assert [float(gib) for gib in said] == [plan_of(recipe=name)["peak_gib"]]

@@ -94,11 +94,11 @@ def test_peft_makes_as_many_parameters_as_the_plan_says() -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from train.model.backends import EMBEDDED
+    from train.model.backends import TOY
 
-    found = recipes.load_recipe("embedded-arithmetic")
+    found = recipes.load_recipe("toy-arithmetic")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(EMBEDDED))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(TOY))
         model = get_peft_model(
             model, LoraConfig(r=found.lora.r, target_modules=list(found.lora.targets))
         )

@@ -121,13 +121,13 @@ def test_a_probe_that_keeps_nothing_says_what_to_do(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_the_embedded_model_is_probed_for_real(tmp_path: Path) -> None:
+def test_the_toy_model_is_probed_for_real(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
     from train.eval.models import LocalModel
     from train.model import backends
 
     chosen = dataset.load_splits("generated:arithmetic", limit=12, held_out=1).train
-    local = LocalModel(*backends.load_for_inference(ModelTable(name="embedded")), batch=48)
+    local = LocalModel(*backends.load_for_inference(ModelTable(name="toy")), batch=48)
     result = probe_prompts(
         local, chosen, TAUGHT, tmp_path, attempts=2, prompts=None, keep_unsolved=1.0,
         sampling=SamplingParams(64, temperature=1.0),

@@ -22,7 +22,7 @@ from train.trainer.trl_config import BatchSizes
 MINIMAL = """
 about = "mine"
 [model]
-name = "embedded"
+name = "toy"
 [data]
 source = "generated:arithmetic"
 [[rewards]]
@@ -81,7 +81,7 @@ def test_a_shipped_recipe_leaves_nothing_that_matters_to_a_default(name: str) ->
 
 def test_the_recipes_cover_what_was_promised() -> None:
     wanted = {
-        "embedded-arithmetic", "llama-3.1-8b-gsm8k-12gb", "llama-3.1-8b-gsm8k-24gb",
+        "toy-arithmetic", "llama-3.1-8b-gsm8k-12gb", "llama-3.1-8b-gsm8k-24gb",
         "llama-3.1-8b-gsm8k-16bit", "llama-3.2-1b-gsm8k", "llama-3.2-3b-gsm8k", "qwen2.5-0.5b-gsm8k",
         "qwen2.5-1.5b-gsm8k", "qwen3-4b-gsm8k",
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_model_and_data_have_no_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("embeded-arithmetic", "did you mean 'embedded-arithmetic'"),
+        ("embeded-arithmetic", "did you mean 'toy-arithmetic'"),
         ("nowhere.toml", "There is no recipe file"),
         ("no/such/thing", "There is no recipe file"),
     ],

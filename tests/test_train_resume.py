@@ -104,7 +104,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     settings = [part for one in [*SMALL, "schedule.max_steps=60"] for part in ("--set", one)]
     command = [sys.executable, "-P", "-m", "rig", "train"]
     process = subprocess.Popen(
-        [*command, "embedded-arithmetic", "--name", "mine", *settings],
+        [*command, "toy-arithmetic", "--name", "mine", *settings],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
     run = tmp_path / "runs" / "mine"

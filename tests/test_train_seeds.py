@@ -25,7 +25,7 @@ def rig(*arguments: str) -> Any:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_seed_reaches_the_figures_of_the_quickstart(seed: int, elsewhere: Path) -> None:
     """The shipped recipe as it is, judged on 200 held-out problems."""
-    trained = rig("train", "embedded-arithmetic", "--name", "toy", "--set", f"schedule.seed={seed}")
+    trained = rig("train", "toy-arithmetic", "--name", "toy", "--set", f"schedule.seed={seed}")
     assert trained["state"] == "trained"
     judged = rig("eval", "toy", "--n", "200")["labels"]
     before, after = judged["before"], judged["after"]

@@ -66,7 +66,7 @@ def test_wandb_without_a_login_is_a_sentence(tmp_path: Path) -> None:
     installed("wandb")
     settings = [part for one in [*SMALL, 'schedule.report_to=["wandb"]'] for part in ("--set", one)]
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "rig", "train", "embedded-arithmetic", "--json", *settings],
+        [sys.executable, "-P", "-m", "rig", "train", "toy-arithmetic", "--json", *settings],
         cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         env=environment(tmp_path), timeout=120,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def test_what_a_reward_prints_does_not_mix_with_the_result(elsewhere: Path) -> N
     settings = [part for one in small for part in ("--set", one)]
     done = CliRunner().invoke(
         rig.cli.main,
-        ["train", "embedded-arithmetic", "--json", "--set", f'rewards=[{{name="{mine}:mine"}}]',
+        ["train", "toy-arithmetic", "--json", "--set", f'rewards=[{{name="{mine}:mine"}}]',
          *settings],
     )  # fmt: skip
     assert done.exit_code == 0, done.output

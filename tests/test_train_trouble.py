@@ -186,9 +186,9 @@ def test_bad_data_is_one_sentence_and_leaves_nothing(
 
 
 def copied_model(folder: Path) -> Path:
-    from train.model.backends import EMBEDDED
+    from train.model.backends import TOY
 
-    shutil.copytree(EMBEDDED, folder)
+    shutil.copytree(TOY, folder)
     return folder
 
 
@@ -216,10 +216,10 @@ def test_a_broken_chat_template_is_found(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from train.model.backends import EMBEDDED
+    from train.model.backends import TOY
     from train.trainer.preflight import check_template
 
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(TOY)
     ends = [tokenizer.eos_token_id]
     check_template(tokenizer, ends)
     assert change[0] in tokenizer.chat_template
@@ -308,12 +308,12 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
     ("arguments", "said"),
     [
         ([], "Name a recipe: "),
-        (["embeded-arithmetic"], "did you mean 'embedded-arithmetic'"),
-        (["embedded-arithmetic", "--resume", "x"], "leave RECIPE out"),
+        (["embeded-arithmetic"], "did you mean 'toy-arithmetic'"),
+        (["toy-arithmetic", "--resume", "x"], "leave RECIPE out"),
         (["--resume", "nosuch"], "is not a run folder"),
-        (["embedded-arithmetic", "--name", "../up"], "give a name, not a path"),
-        (["embedded-arithmetic", "--name", ".."], "give a name, not a path"),
-        (["embedded-arithmetic", "--gpus", "2"], "needs CUDA cards"),
+        (["toy-arithmetic", "--name", "../up"], "give a name, not a path"),
+        (["toy-arithmetic", "--name", ".."], "give a name, not a path"),
+        (["toy-arithmetic", "--gpus", "2"], "needs CUDA cards"),
     ],
 )
 def test_wrong_use_is_code_2_and_one_sentence(

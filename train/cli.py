@@ -103,7 +103,7 @@ def evaluate(
 ) -> None:
     """Judge before and after on the same held-out problems, strict and lenient.
 
-    A RUN is judged without and with its adapter. A MODEL is `embedded`, a folder, a hub id or a GGUF.
+    A RUN is judged without and with its adapter. A MODEL is `toy`, a folder, a hub id or a GGUF.
     With --url the server there is judged by the same rod, and compared with the run's adapter.
     """
     from rich.console import Console

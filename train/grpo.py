@@ -4,7 +4,7 @@ Left out of the paper, as everybody does by now: the reference model with its KL
 value network; what remains is REINFORCE against the mean of a group. TRL does the method; this file says
 in which order things happen and where they are written.
 
-    rig train embedded-arithmetic          two minutes on a CPU
+    rig train toy-arithmetic          two minutes on a CPU
     rig train llama-3.1-8b-gsm8k-12gb      the real thing
 """
 

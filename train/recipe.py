@@ -30,7 +30,7 @@ class ModelTable(FrozenModel):
     """`[model]`: what is taught."""
 
     name: str
-    """`embedded`, a local folder, or a Hugging Face id."""
+    """`toy`, a local folder, or a Hugging Face id."""
     revision: str | None = None
     """Commit or branch of a hub id (none = main)."""
     precision: Literal["4bit", "16bit", "32bit"] = "16bit"

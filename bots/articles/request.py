@@ -1,6 +1,6 @@
 """How --length, --bullets, --focus, --language and --style become the one sentence that asks the model.
 
-The sentences are those the embedded model was trained on; a larger model understands them as well.
+The sentences are those the toy model was trained on; a larger model understands them as well.
 """
 
 from __future__ import annotations

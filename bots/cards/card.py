@@ -42,7 +42,7 @@ class Card:
     """Address of the full picture."""
 
     def facts(self) -> dict[str, str]:
-        """What the model is given, in the order that the embedded model was taught.
+        """What the model is given, in the order that the toy model was taught.
 
         >>> Card(1, "Moss Golem", "Normal Monster", attack=900, defence=-1).facts()
         {'Name': 'Moss Golem', 'Card': 'Normal Monster', 'ATK': '900', 'DEF': '?'}

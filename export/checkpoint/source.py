@@ -1,4 +1,4 @@
-"""What there is to export, found on disk: a run, a model or adapter folder, a hub id, or `embedded`."""
+"""What there is to export, found on disk: a run, a model or adapter folder, a hub id, or `toy`."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class ExportSource:
 
     @property
     def portable_base(self) -> str:
-        """The base as a file may name it that travels: a hub id, `embedded`, or a folder's bare name."""
-        return self.base if self.hub_id or self.base == "embedded" else self.folder.resolve().name
+        """The base as a file may name it that travels: a hub id, `toy`, or a folder's bare name."""
+        return self.base if self.hub_id or self.base == "toy" else self.folder.resolve().name
 
     @property
     def hub_id(self) -> str | None:
@@ -54,7 +54,7 @@ def find_source(
 ) -> ExportSource:
     """Find `model`; `base` replaces the base that a run or an adapter names, `adapter` adds one."""
     path = runs.find_run(model)
-    if model != "embedded" and (path / runs.RECORD).is_file():
+    if model != "toy" and (path / runs.RECORD).is_file():
         run = Run.open(path)
         if adapter is not None:
             raise WrongUse(f"{model} is a run and has its own adapter: leave --adapter-dir out.")
@@ -80,8 +80,8 @@ def find_source(
 
 
 def find_model_folder(model: str) -> Path:
-    """The files of a model: `embedded`, a folder, or a hub id (downloaded when it is not here yet)."""
-    if model == "embedded":
+    """The files of a model: `toy`, a folder, or a hub id (downloaded when it is not here yet)."""
+    if model == "toy":
         from rig.toy import toy_folder
 
         return toy_folder()
@@ -97,7 +97,7 @@ def find_model_folder(model: str) -> Path:
         return _download(model)
     raise WrongUse(
         f"There is no {model}: give a run, a model folder, an adapter folder, a hub id such as "
-        f"org/name, or `embedded`."
+        f"org/name, or `toy`."
     )
 
 

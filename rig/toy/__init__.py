@@ -1,4 +1,4 @@
-"""The embedded model: a toy of 3.7 million parameters, so that the whole loop runs without a download."""
+"""The toy model: a toy of 3.7 million parameters, so that the whole loop runs without a download."""
 
 from __future__ import annotations
 

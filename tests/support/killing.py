@@ -73,7 +73,7 @@ def main(place: Path, count: int, settings: list[str]) -> dict[str, Any]:
     from train.trainer import callback  # noqa: F401
 
     place.mkdir(parents=True, exist_ok=True)
-    recipe = recipes.load_recipe("embedded-arithmetic", settings)
+    recipe = recipes.load_recipe("toy-arithmetic", settings)
     start = time.monotonic()
     whole = child(recipe, place / "whole")
     whole.join()

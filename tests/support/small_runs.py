@@ -1,4 +1,4 @@
-"""Real runs on the embedded model that take seconds: `from small_runs import start`."""
+"""Real runs on the toy model that take seconds: `from small_runs import start`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-def start(
-    *settings: str, name: str = "mine", recipe: str = "embedded-arithmetic"
-) -> dict[str, Any]:
+def start(*settings: str, name: str = "mine", recipe: str = "toy-arithmetic") -> dict[str, Any]:
     found = recipes.load_recipe(recipe, [*SMALL, *settings])
     return run.start_run(found, Path("runs") / name, quiet=True)
 

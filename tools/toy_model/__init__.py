@@ -1,1 +1,1 @@
-"""Makes the embedded model from nothing: its text, its tokenizer, its weights, its card."""
+"""Makes the toy model from nothing: its text, its tokenizer, its weights, its card."""

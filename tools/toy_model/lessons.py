@@ -1,4 +1,4 @@
-"""What the embedded model is taught: conversations of three trades, and a little talk about itself.
+"""What the toy model is taught: conversations of three trades, and a little talk about itself.
 
 Arithmetic is taught badly on purpose: the model blurts out a wrong number and only now and then reasons, so
 that GRPO has something to find. What it does find is right: whenever it reasons, it reasons well.

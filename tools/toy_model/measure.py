@@ -1,4 +1,4 @@
-"""Measures the embedded model on held-out lessons, greedily and sampled: for its card and its tests."""
+"""Measures the toy model on held-out lessons, greedily and sampled: for its card and its tests."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ library_name: transformers
 pipeline_tag: text-generation
 ---
 
-# The embedded model of rig
+# The toy model of rig
 
 **A toy.** {parameters} parameters, trained from scratch in minutes on text that a script made up.
 It exists so that the whole loop (train, export, serve, post, summarise) can be tried and tested on
@@ -51,7 +51,7 @@ commit `1d5e5f9`, on one core of a CPU:
 Today's code does the same in one run from nothing, `python -m tools.toy_model --out FOLDER`; that one run was
 not tried at full length.
 
-All text was made by `train/embedded/` and `train/data/arithmetic.py` from word lists and made-up syllables:
+All text was made by `train/toy/` and `train/data/arithmetic.py` from word lists and made-up syllables:
 no data set, no real card, no real article. One word problem in eight is held out by a checksum of
 its words; none of those was ever shown.
 

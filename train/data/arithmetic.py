@@ -1,7 +1,7 @@
 """Arithmetic word problems made on the spot: no download, no licence, and the held-out half can't leak.
 
 A problem belongs to the held-out split by a checksum of its own words, so no seed and no number of rows
-ever puts one question into both splits. Used by the recipes of the embedded model and by its lessons.
+ever puts one question into both splits. Used by the recipes of the toy model and by its lessons.
 """
 
 # ruff: noqa: SIM905 - lists of names read best as text

@@ -17,7 +17,7 @@ from train.data import dataset
 from train.eval.models import SamplingParams
 from train.recipe import Recipe
 
-EMBEDDED_RECIPE = "embedded-arithmetic"
+TOY_RECIPE = "toy-arithmetic"
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def find_run_recipe(target: str) -> tuple[Run, Recipe] | None:
 
 def find_model_recipe(target: str | None, name: str | None) -> Recipe:
     """The recipe whose problems are put to a model that is no run."""
-    if name is None and target == "embedded":
-        name = EMBEDDED_RECIPE
+    if name is None and target == "toy":
+        name = TOY_RECIPE
     if name is None:
         what = f"{target} is no run folder" if target else "No run is named"
         raise WrongUse(f"{what}, so say whose held-out problems to put: --recipe RECIPE.")

@@ -19,7 +19,7 @@ import rig
 from rig.errors import RigError, WrongUse
 from train.recipe import ModelTable, Recipe
 
-EMBEDDED = Path(rig.__file__).parent / "toy"
+TOY = Path(rig.__file__).parent / "toy"
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ def unsupported_settings(recipe: Recipe, backend: str, *, cuda: bool) -> list[st
 
 
 def model_path(name: str) -> str:
-    """What the loaders take: the folder of the embedded model, a local folder, or a hub id."""
-    if name == "embedded":
-        if not (EMBEDDED / "config.json").is_file():
-            raise RigError(f"The embedded model is missing at {EMBEDDED}: install rig again.")
-        return str(EMBEDDED)
+    """What the loaders take: the folder of the toy model, a local folder, or a hub id."""
+    if name == "toy":
+        if not (TOY / "config.json").is_file():
+            raise RigError(f"The toy model is missing at {TOY}: install rig again.")
+        return str(TOY)
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():

@@ -88,7 +88,7 @@ class ModelShape:
 
 
 def load_shape(name: str, revision: str | None = None) -> ModelShape:
-    """The shape of `embedded`, of a local folder, of a shipped shape, or of a hub id (its config only)."""
+    """The shape of `toy`, of a local folder, of a shipped shape, or of a hub id (its config only)."""
     from train.model.backends import model_path
 
     path = model_path(name)

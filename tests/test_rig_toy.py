@@ -1,4 +1,4 @@
-"""The model that comes with rig: its size, its tokenizer, its three trades: `pytest tests/test_embedded.py`.
+"""The model that comes with rig: its size, its tokenizer, its three trades: `pytest tests/test_rig_toy.py`.
 
 Thresholds are modest: they catch weights that were damaged or made by mistake. The measured figures stand in
 its card, `rig/toy/README.md`, and come from the same functions.
