@@ -93,10 +93,10 @@ def by_hand(steps: int, folder: Path, turn: Turn) -> list[float]:
     from train.trainer import trl_config
 
     recipe = recipe_of(steps, "transformers")
-    speech = recipe.speech.to_reply_format()
+    reply_format = recipe.reply_format.to_reply_format()
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
-    rows = dataset.load_splits(**table, system_prompt=speech.system_prompt).train
-    functions = [builtin.bind_reward(one.name, one.options, speech) for one in recipe.rewards]
+    rows = dataset.load_splits(**table, system_prompt=reply_format.system_prompt).train
+    functions = [builtin.bind_reward(one.name, one.options, reply_format) for one in recipe.rewards]
     portions = trl_config.BatchSizes.from_recipe(recipe, rows=len(rows))
     fields = trl_config.grpo_config_fields(
         recipe, portions, output=folder / "x", cuda=False, bf16=False

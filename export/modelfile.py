@@ -13,7 +13,7 @@ from export.checkpoint.tokenizer import Vocabulary
 from rig.model.reply_format import ReplyFormat
 
 
-def render_modelfile(gguf_name: str, words: Vocabulary, speech: ReplyFormat) -> str:
+def render_modelfile(gguf_name: str, words: Vocabulary, reply_format: ReplyFormat) -> str:
     """The text of a Modelfile for the file `gguf_name` beside it."""
     lines = [
         f"# ollama create NAME -f Modelfile && ollama run NAME   (made by rig for {gguf_name})",
@@ -28,8 +28,8 @@ def render_modelfile(gguf_name: str, words: Vocabulary, speech: ReplyFormat) -> 
         )
     else:
         lines.append(f"TEMPLATE {_quoted(_go(turns))}")
-    if speech.system_prompt:
-        lines.append(f"SYSTEM {_quoted(speech.system_prompt)}")
+    if reply_format.system_prompt:
+        lines.append(f"SYSTEM {_quoted(reply_format.system_prompt)}")
     for mark in _stops(words, turns):
         lines.append(f'PARAMETER stop "{mark}"')
     return "\n".join(lines) + "\n"

@@ -75,7 +75,7 @@ class Run:
 
     @property
     def adapter_folder(self) -> Path:
-        """The finished PEFT adapter; `speech.json` lies beside its weights."""
+        """The finished PEFT adapter; `reply_format.json` lies beside its weights."""
         return self.path / "adapter"
 
     @property

@@ -163,8 +163,8 @@ def other_merges(here: Path) -> None:
     tiny_models.write_json(path, whole)
 
 
-def other_speech(here: Path) -> None:
-    path = here / "runs/taught/adapter/speech.json"
+def other_reply_format(here: Path) -> None:
+    path = here / "runs/taught/adapter/reply_format.json"
     path.write_text(path.read_text("utf-8").replace("Think before", "Think long before"), "utf-8")
 
 
@@ -181,7 +181,7 @@ def other_weights(here: Path) -> None:
     [
         (other_template, "has another chat template than"),
         (other_merges, "texts into other tokens than the tokenizer in base"),
-        (other_speech, "does not carry the system prompt and marks it was taught"),
+        (other_reply_format, "does not carry the system prompt and marks it was taught"),
         (other_weights, "Even in 16 bit the file is not the model that was trained"),
     ],
 )

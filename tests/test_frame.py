@@ -64,7 +64,7 @@ def test_the_contract_travels_in_a_folder_and_in_metadata(tmp_path: Path) -> Non
 
 
 def test_a_damaged_contract_is_named(tmp_path: Path) -> None:
-    (tmp_path / "speech.json").write_text('{"reasoning_open": ', "utf-8")
+    (tmp_path / "reply_format.json").write_text('{"reasoning_open": ', "utf-8")
     with pytest.raises(RigError, match="damaged"):
         ReplyFormat.from_folder(tmp_path)
 

@@ -47,7 +47,7 @@ ENDLESS = {"logit_bias": {"264": -100}}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("serve")
     serve_gguf.write(folder / "plain.gguf")
-    serve_gguf.write(folder / "taught.gguf", speech=TAUGHT)
+    serve_gguf.write(folder / "taught.gguf", reply_format=TAUGHT)
     serve_gguf.write(folder / "bare.gguf", template=None)
     serve_gguf.write_lora(folder / "style.gguf")
     return folder

@@ -49,7 +49,7 @@ def test_a_run_leaves_what_the_next_room_needs(trained: Run) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "tokenizer.json",
-        "speech.json",
+        "reply_format.json",
     } <= names
     assert trained.base_model == "toy"
     again = recipes.parse_recipe((trained.path / "recipe.toml").read_text("utf-8"), "recipe.toml")

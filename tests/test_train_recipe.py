@@ -44,7 +44,7 @@ def test_every_recipe_opens_with_its_command_and_loads(name: str) -> None:
     found = recipes.load_recipe(name)
     assert recipes.parse_recipe(recipes.to_toml(found), name) == found
     for reward in found.rewards:
-        builtin.bind_reward(reward.name, reward.options, found.speech.to_reply_format())
+        builtin.bind_reward(reward.name, reward.options, found.reply_format.to_reply_format())
     model = model_shape.load_shape(found.model.name)
     assert sum(model.lora_parameters(found.lora.r, found.lora.targets).values()) > 0
     fields = trl_config.grpo_config_fields(

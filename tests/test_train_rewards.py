@@ -173,10 +173,10 @@ def test_tags_out_of_order_pay_for_one_pair_at_most() -> None:
 
 
 def test_another_contract_is_rewarded_by_its_own_tags() -> None:
-    speech = ReplyFormat("Think.", "<think>", "</think>", "<final>", "</final>")
+    reply_format = ReplyFormat("Think.", "<think>", "</think>", "<final>", "</final>")
     said = ["<think>6*9-12</think><final>42</final>"]
     for name in ("correct", "format", "tags"):
-        reward = pickle.loads(pickle.dumps(bind_reward(name, {}, speech)))
+        reward = pickle.loads(pickle.dumps(bind_reward(name, {}, reply_format)))
         assert reward(completions=said, answer=["42"]) == [1.0]
         assert bind_reward(name, {}, TAUGHT)(completions=said, answer=["42"]) == [0.0]
 
@@ -191,8 +191,8 @@ def test_an_unknown_reward_names_the_nearest() -> None:
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(WrongUse, match="has no option 'mots'; did you mean 'most'"):
         bind_reward("length", {"mots": 3})
-    with pytest.raises(WrongUse, match="'speech'"):
-        bind_reward("format", {"speech": "?"})
+    with pytest.raises(WrongUse, match="'reply_format'"):
+        bind_reward("format", {"reply_format": "?"})
     with pytest.raises(WrongUse, match="it has none"):
         bind_reward("int_reward_func", {"x": 1})
 

@@ -76,11 +76,11 @@ def _work(
     # ------------------------------------------------------------------------------------------------------
     # Data and rewards: what is wrong with a recipe shows before anything is loaded
 
-    speech = recipe.speech.to_reply_format()
+    reply_format = recipe.reply_format.to_reply_format()
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
-    problems = dataset.load_splits(**table, system_prompt=speech.system_prompt)
+    problems = dataset.load_splits(**table, system_prompt=reply_format.system_prompt)
     functions = [
-        builtin.bind_reward(reward.name, reward.options, speech) for reward in recipe.rewards
+        builtin.bind_reward(reward.name, reward.options, reply_format) for reward in recipe.rewards
     ]
     if backend.cuda and recipe.backend.preflight:
         plan.refuse_oversized(recipe, backend.name, backend.memory, cards=gpus)
@@ -122,7 +122,7 @@ def _work(
     seen_by = (
         AsyncLoggedReward if isinstance(functions[0], builtin.AsyncBoundReward) else LoggedReward
     )
-    functions[0] = seen_by(functions[0], speech)
+    functions[0] = seen_by(functions[0], reply_format)
     trainer = _trainer(recipe, backend, fields, model, tokenizer, problems, functions, portions)
     trackers.guard_callbacks(trainer, done)
     trainer.epochs_done = done // portions.steps_per_epoch
@@ -237,7 +237,7 @@ def _worth_training(
         found = difficulty.probe_prompts(
             LocalModel(model, tokenizer, recipe.evaluation.batch) if first else None,
             problems.train,
-            recipe.speech.to_reply_format(),
+            recipe.reply_format.to_reply_format(),
             run.path,
             attempts=recipe.probe.attempts,
             prompts=recipe.probe.prompts,
@@ -373,4 +373,4 @@ def _save_adapter(
         model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         tokenizer.save_pretrained(str(folder))
-        recipe.speech.to_reply_format().save_to(folder)
+        recipe.reply_format.to_reply_format().save_to(folder)

@@ -41,7 +41,7 @@ class ModelTable(FrozenModel):
 
 
 class ReplyFormatTable(FrozenModel):
-    """`[speech]`: the form of reply that is taught; travels with the weights."""
+    """`[reply_format]`: the form of reply that is taught; travels with the weights."""
 
     system_prompt: str = TAUGHT.system_prompt
     reasoning_open: str = TAUGHT.reasoning_open
@@ -258,7 +258,7 @@ class Recipe(FrozenModel):
     model: ModelTable
     data: DataTable
     rewards: tuple[RewardTable, ...] = Field(min_length=1)
-    speech: ReplyFormatTable = ReplyFormatTable()
+    reply_format: ReplyFormatTable = ReplyFormatTable()
     lora: LoraTable = LoraTable()
     grpo: GrpoTable = GrpoTable()
     schedule: ScheduleTable = ScheduleTable()
@@ -320,19 +320,26 @@ def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
     """Read a recipe and lay `--set key=value` settings over it; whatever is wrong is one sentence."""
     path = find_recipe(name)
     values = read_toml(path)
-    for setting in settings:
-        _set(values, setting)
-    return validate_as(Recipe, values, str(name))
+    return _resolve(values, settings, str(name))
 
 
 def parse_recipe(text: str, where: str, settings: Iterable[str] = ()) -> Recipe:
-    """The same from text that `to_toml` wrote."""
+    """The same from text that `to_toml` wrote, also before there was no vLLM in training."""
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise WrongUse(f"{where} is damaged ({error}): restore it, or train again.") from error
+    grpo = values.get("grpo", {})
+    for gone in [key for key in grpo if key.removeprefix("use_").startswith("vllm")]:
+        del grpo[gone]
+    return _resolve(values, settings, where)
+
+
+def _resolve(values: dict[str, Any], settings: Iterable[str], where: str) -> Recipe:
     for setting in settings:
         _set(values, setting)
+    if "speech" in values:
+        raise WrongUse(f"{where}: the table [speech] is called [reply_format] now: rename it.")
     return validate_as(Recipe, values, where)
 
 

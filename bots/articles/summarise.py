@@ -82,8 +82,8 @@ class Reader:
         self._parallel = max(1, parallel)
         self._max_tokens = max_tokens
         self._listener = listener or Listener()
-        speech = client.reply_format
-        self._speech = speech if speech.reasoning_open else THINKING
+        reply_format = client.reply_format
+        self._reply_format = reply_format if reply_format.reasoning_open else THINKING
 
     def summarise(self, text: str, wish: Wish) -> Summary:
         """Read all of `text` and return what `wish` asks for."""
@@ -223,7 +223,7 @@ class Reader:
         deadline, stop = time.monotonic() + PATIENCE, stop or threading.Event()
         while True:
             answer, told = ChatCompletion(), False
-            splitter, clean, said = ReplySplitter(self._speech), Stream(), []
+            splitter, clean, said = ReplySplitter(self._reply_format), Stream(), []
             try:
                 for _, more in self.client.stream_chat(
                     messages, answer, max_tokens=size, temperature=0

@@ -9,7 +9,7 @@ from pathlib import Path
 from export.checkpoint.adapter import CONFIG as ADAPTER_CONFIG
 from export.checkpoint.architecture import CheckpointModel
 from export.checkpoint.tokenizer import read_json
-from rig import runs
+from rig import runs, toy
 from rig.errors import RigError, WrongUse
 from rig.model.base_weights import check_base_weights
 from rig.model.reply_format import ReplyFormat
@@ -54,7 +54,7 @@ def find_source(
 ) -> ExportSource:
     """Find `model`; `base` replaces the base that a run or an adapter names, `adapter` adds one."""
     path = runs.find_run(model)
-    if model != "toy" and (path / runs.RECORD).is_file():
+    if not toy.is_toy(model) and (path / runs.RECORD).is_file():
         run = Run.open(path)
         if adapter is not None:
             raise WrongUse(f"{model} is a run and has its own adapter: leave --adapter-dir out.")
@@ -81,10 +81,8 @@ def find_source(
 
 def find_model_folder(model: str) -> Path:
     """The files of a model: `toy`, a folder, or a hub id (downloaded when it is not here yet)."""
-    if model == "toy":
-        from rig.toy import toy_folder
-
-        return toy_folder()
+    if toy.is_toy(model):
+        return toy.toy_folder()
     path = Path(model).expanduser()
     if (path / "config.json").is_file():
         return path
@@ -120,13 +118,13 @@ def _put(name: str, base: str, adapter: Path | None, run: Run | None = None) -> 
     folder = find_model_folder(base)
     if adapter is not None:
         _refuse_other_family(adapter, folder)
-    speech = ReplyFormat.from_folder(adapter) if adapter else ReplyFormat()
+    reply_format = ReplyFormat.from_folder(adapter) if adapter else ReplyFormat()
     return ExportSource(
         name,
         base,
         folder,
         adapter,
-        speech if speech != ReplyFormat() else ReplyFormat.from_folder(folder),
+        reply_format if reply_format != ReplyFormat() else ReplyFormat.from_folder(folder),
         run,
     )
 

@@ -109,7 +109,7 @@ class Header:
         return len(tokens) if isinstance(tokens, list) else int(tokens)
 
     @property
-    def speech(self) -> ReplyFormat:
+    def reply_format(self) -> ReplyFormat:
         """The contract the model was taught, if it was."""
         return ReplyFormat.from_metadata(self.metadata)
 

@@ -1,8 +1,8 @@
 """The contract of how a taught model speaks: one system prompt, two pairs of tags, one way to split a reply.
 
 Training rewards it, evaluation measures it, serving splits by it, bots read what is left. It travels with
-the weights: `speech.json` in a run folder and beside an adapter, `rig.*` keys in a GGUF. A model without
-it (any model from anywhere) speaks `PLAIN`: everything it says is the answer.
+the weights: `reply_format.json` in a run folder and beside an adapter, `rig.*` keys in a GGUF. A model
+without it (any model from anywhere) speaks `PLAIN`: everything it says is the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from rig.atomic import write_text
 from rig.errors import RigError
 
-FILE = "speech.json"
+FILE = "reply_format.json"
 PREFIX = "rig."
 
 
@@ -88,14 +88,16 @@ class ReplyFormat:
         return cls(**{n: str(metadata[PREFIX + n]) for n in names if PREFIX + n in metadata})
 
     def save_to(self, folder: Path) -> None:
-        """Write `speech.json` into `folder`."""
+        """Write `reply_format.json` into `folder`."""
         write_text(folder / FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def from_folder(cls, folder: Path) -> ReplyFormat:
-        """Read `speech.json` of `folder`; a folder without one holds an untaught model."""
+        """Read `reply_format.json` of `folder`; a folder without one holds an untaught model."""
         path = folder / FILE
         if not path.exists():
+            if (folder / "speech.json").exists():
+                raise RigError(f"{folder / 'speech.json'} is called {FILE} now: rename it.")
             return PLAIN
         try:
             return cls(**json.loads(path.read_text("utf-8")))
@@ -113,12 +115,12 @@ class ReplySplitter:
     ('', '')
     """
 
-    def __init__(self, speech: ReplyFormat) -> None:
+    def __init__(self, reply_format: ReplyFormat) -> None:
         self._tags = {
-            speech.reasoning_open: True,
-            speech.reasoning_close: False,
-            speech.answer_open: False,
-            speech.answer_close: False,
+            reply_format.reasoning_open: True,
+            reply_format.reasoning_close: False,
+            reply_format.answer_open: False,
+            reply_format.answer_close: False,
         }
         self._tags.pop("", None)
         self._thinking = False

@@ -52,16 +52,18 @@ class RequestPlanner:
                 param="tools",
             )
         parts, taught = await self.render_prompt(form.messages, form.chat_template_kwargs)
-        speech = self._speech() if form.reasoning_format != "none" else PLAIN
+        reply_format = self._reply_format() if form.reasoning_format != "none" else PLAIN
         prompt = "".join(text for text, _ in parts)
-        opened = bool(speech.reasoning_open) and prompt.rstrip().endswith(speech.reasoning_open)
+        opened = bool(reply_format.reasoning_open) and prompt.rstrip().endswith(
+            reply_format.reasoning_open
+        )
         card = await self.model_info()
         begins = bool(card["bos"]) and prompt.startswith(card["bos"])
         grammar = form.requested_grammar()
-        if grammar and "schema" in grammar and speech.reasoning_open and (taught or opened):
+        if grammar and "schema" in grammar and reply_format.reasoning_open and (taught or opened):
             tags = ("reasoning_open", "reasoning_close", "answer_open", "answer_close")
             grammar["thought"] = {
-                name.removeprefix("reasoning_"): getattr(speech, name) for name in tags
+                name.removeprefix("reasoning_"): getattr(reply_format, name) for name in tags
             }
             grammar["thought"]["opened"] = opened
         asked = self._asked(form, form.max_completion_tokens or form.max_tokens)
@@ -72,7 +74,7 @@ class RequestPlanner:
             "logprobs": form.num_logprobs(),
             "urgent": _urgent(request),
         }
-        return self._plan("chat.completion", form, request, [asked], speech, opened)
+        return self._plan("chat.completion", form, request, [asked], reply_format, opened)
 
     async def plan_completion(self, request: Request) -> CompletionPlan:
         """The plan of a plain completion. Raises BadRequest."""
@@ -97,7 +99,7 @@ class RequestPlanner:
         form: forms.CommonRequest,
         request: Request,
         asked: list[dict[str, Any]],
-        speech: ReplyFormat,
+        reply_format: ReplyFormat,
         opened: bool,
     ) -> CompletionPlan:
         options = form.stream_options
@@ -106,7 +108,7 @@ class RequestPlanner:
             kind=kind,
             model=self._name,
             asked=[_nth(one, i) for one in asked for i in range(form.n or 1)],
-            reply_format=speech,
+            reply_format=reply_format,
             opened=opened,
             urgent=_urgent(request),
             stream=bool(form.stream),
@@ -134,15 +136,17 @@ class RequestPlanner:
     ) -> tuple[list[Any], bool]:
         """The prompt's parts, and whether it tells the model to speak as it was taught."""
         template = await self._chat_template()
-        speech = self._speech()
+        reply_format = self._reply_format()
         plain = [message.to_template() for message in messages]
         given = [message["content"] for message in plain if message["role"] == "system"]
-        if not given and self._add_system and speech.system_prompt:
-            plain.insert(0, {"role": "system", "content": speech.system_prompt})
-            given = [speech.system_prompt]
+        if not given and self._add_system and reply_format.system_prompt:
+            plain.insert(0, {"role": "system", "content": reply_format.system_prompt})
+            given = [reply_format.system_prompt]
         # an empty one says: none, not even the taught one
         plain = [m for m in plain if m["role"] != "system" or m["content"]]
-        taught = bool(speech.system_prompt) and any(speech.system_prompt in text for text in given)
+        taught = bool(reply_format.system_prompt) and any(
+            reply_format.system_prompt in text for text in given
+        )
         taken = {"messages", "add_generation_prompt", "bos_token", "eos_token"}
         if wrong := sorted(taken & set(switches or {})):
             raise forms.BadRequest(f"chat_template_kwargs can't set {wrong[0]!r}.")
@@ -158,12 +162,12 @@ class RequestPlanner:
             )
         return self._template
 
-    def _speech(self) -> ReplyFormat:
+    def _reply_format(self) -> ReplyFormat:
         card = self._host.model_info or {}
-        speech = ReplyFormat.from_metadata(card.get("metadata", {}))
-        if speech == PLAIN and "<think>" in (card.get("chat_template") or ""):
+        reply_format = ReplyFormat.from_metadata(card.get("metadata", {}))
+        if reply_format == PLAIN and "<think>" in (card.get("chat_template") or ""):
             return THINK
-        return speech
+        return reply_format
 
 
 def _urgent(request: Request) -> bool:

@@ -105,7 +105,7 @@ def _row(name: str, path: Path, here: machine.Box, served: dict[str, str]) -> Mo
     except RigError as error:
         return Model(name, str(path), size, "?", 0, False, 0, error.message)
     quant = found.quant if found.quant != "?" else quant_of(path.name) or "?"
-    taught = bool(found.speech.reasoning_open)
+    taught = bool(found.reply_format.reasoning_open)
     url = served.get(str(path.resolve())) or served.get(name)
     note, context = f"running at {url}" if url else "", 0
     try:

@@ -26,7 +26,7 @@ WIDTH, LAYERS, HEADS, KV_HEADS, INNER, CONTEXT = 64, 2, 4, 2, 128, 4096
 def write(
     path: Path,
     *,
-    speech: ReplyFormat = PLAIN,
+    reply_format: ReplyFormat = PLAIN,
     template: str | None = TEMPLATE,
     seed: int = 1,
     words: tuple[str, ...] = (),
@@ -67,7 +67,7 @@ def write(
     out.add_add_bos_token(True)
     if template is not None:
         out.add_chat_template(template)
-    for key, value in speech.to_metadata().items():
+    for key, value in reply_format.to_metadata().items():
         out.add_string(key, value)
 
     def random(name: str, *shape: int, scale: float = 0.08) -> None:

@@ -126,7 +126,7 @@ def train(
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> None:
-    """Write weights (bfloat16), configuration, generation settings and the contract of speech."""
+    """Write weights (bfloat16), configuration, generation settings and the form of reply."""
     from safetensors.torch import save as to_bytes
 
     model = model.to("cpu").to(torch.bfloat16)

@@ -43,7 +43,7 @@ _EMPHASIS = re.compile(r"(?<![\w*])([*_`~]{1,3})(?=\S)(.*?)(?<=\S)\1(?![\w*])")
 _THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
-def extract_tagged_answer(text: str, speech: ReplyFormat = TAUGHT) -> str | None:
+def extract_tagged_answer(text: str, reply_format: ReplyFormat = TAUGHT) -> str | None:
     """Return what stands in the one answer block; None without a block, or with several.
 
     >>> extract_tagged_answer("<reasoning>2+2</reasoning><answer> 4 </answer>")
@@ -51,7 +51,7 @@ def extract_tagged_answer(text: str, speech: ReplyFormat = TAUGHT) -> str | None
     >>> extract_tagged_answer("4"), extract_tagged_answer("<answer>4</answer><answer>5</answer>")
     (None, None)
     """
-    opening, closing = speech.answer_open, speech.answer_close
+    opening, closing = reply_format.answer_open, reply_format.answer_close
     if not opening:
         return text.strip() or None
     if text.count(opening) != 1 or text.count(closing) != 1:
@@ -60,7 +60,7 @@ def extract_tagged_answer(text: str, speech: ReplyFormat = TAUGHT) -> str | None
     return found or None
 
 
-def extract_final_answer(text: str, speech: ReplyFormat = TAUGHT) -> str | None:
+def extract_final_answer(text: str, reply_format: ReplyFormat = TAUGHT) -> str | None:
     r"""Return any clear final answer: in tags, boxed, after ####, after "the answer is", or the last number.
 
     A thought that was cut off holds no answer, whatever numbers stand in it.
@@ -73,9 +73,9 @@ def extract_final_answer(text: str, speech: ReplyFormat = TAUGHT) -> str | None:
     ('4 apples', '4', None)
     """
     text = _THINK.sub("", text)
-    if speech.answer_open and speech.answer_open in text:
-        last = text.rpartition(speech.answer_open)[2]
-        return _one(last.partition(speech.answer_close or "\0")[0].strip()) or None
+    if reply_format.answer_open and reply_format.answer_open in text:
+        last = text.rpartition(reply_format.answer_open)[2]
+        return _one(last.partition(reply_format.answer_close or "\0")[0].strip()) or None
     if (boxed := _boxed(text)) is not None:
         return boxed.strip() or None
     if "####" in text:
@@ -84,7 +84,7 @@ def extract_final_answer(text: str, speech: ReplyFormat = TAUGHT) -> str | None:
         rest = re.split(r"\n|\.(?:\s|\Z)", text[phrases[-1].end() :].strip(), maxsplit=1)[0]
         if rest:
             return _one(rest, first=True)
-    said = speech.split_reply(text).answer
+    said = reply_format.split_reply(text).answer
     return _one(said) or None
 
 

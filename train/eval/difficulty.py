@@ -51,7 +51,7 @@ class ProbeResult:
 def probe_prompts(
     answering: EvalModel | None,
     rows: Sequence[Row],
-    speech: ReplyFormat,
+    reply_format: ReplyFormat,
     folder: Path,
     *,
     attempts: int,
@@ -66,7 +66,7 @@ def probe_prompts(
         answering: the model as it is before training; None = another process of this run is asking it,
             and its counts are waited for.
         rows: training rows with `prompt` and `answer`.
-        speech: the contract; a right answer counts in any form, for the form is what is still to be learnt.
+        reply_format: the contract; a right answer counts in any form, for that is still to be learnt.
         folder: the run folder; counts that lie there already are used.
         attempts: completions per prompt.
         prompts: probe that many, drawn by the seed (None = all).
@@ -81,7 +81,7 @@ def probe_prompts(
         time.sleep(EVERY)
         counts = _counts(folder / FILE, chosen, attempts)
     if counts is None and answering is not None:
-        counts = _ask(answering, chosen, speech, attempts, sampling, progress)
+        counts = _ask(answering, chosen, reply_format, attempts, sampling, progress)
         lines = [
             json.dumps({"question": row["question"], "solved": count, "attempts": attempts})
             for row, count in zip(chosen, counts, strict=True)
@@ -107,7 +107,7 @@ def probe_prompts(
 def _ask(
     answering: EvalModel,
     rows: Sequence[Row],
-    speech: ReplyFormat,
+    reply_format: ReplyFormat,
     attempts: int,
     sampling: SamplingParams,
     progress: Callable[[int], None] | None,
@@ -117,7 +117,9 @@ def _ask(
     )
     return [
         sum(
-            answers.matches_gold(answers.extract_final_answer(one.text, speech), row["answer"])
+            answers.matches_gold(
+                answers.extract_final_answer(one.text, reply_format), row["answer"]
+            )
             for one in said[at * attempts : (at + 1) * attempts]
         )
         for at, row in enumerate(rows)

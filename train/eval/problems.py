@@ -67,7 +67,7 @@ def select_problems(
 ) -> Problems:
     """Take the first `n` held-out problems: those that `run` was judged on, or those of the recipe."""
     table = found.data.model_dump(exclude={"max_prompt_length"})
-    loaded = dataset.load_splits(**table, system_prompt=found.speech.system_prompt)
+    loaded = dataset.load_splits(**table, system_prompt=found.reply_format.system_prompt)
     notes = []
     if run is not None:
         kept_apart = run.record.get("held_out_fingerprint")

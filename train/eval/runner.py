@@ -165,7 +165,7 @@ def build_eval_json(
 def _judge(
     answering: EvalModel, exam: Problems, label: str, tell: Tell | None
 ) -> tuple[EvalResult, list[ScoredCompletion]]:
-    speech = exam.recipe.speech.to_reply_format()
+    reply_format = exam.recipe.reply_format.to_reply_format()
     total, done = len(exam.rows) * (1 + exam.pass_at), 0
 
     def progress(more: int) -> None:
@@ -175,9 +175,9 @@ def _judge(
             tell(label, done, total)
 
     verdict = scoring.score_model(
-        answering, exam.rows, speech, exam.sampling, pass_at=exam.pass_at, progress=progress
+        answering, exam.rows, reply_format, exam.sampling, pass_at=exam.pass_at, progress=progress
     )
-    return verdict, scoring.ask_extra_questions(answering, speech, exam.sampling)
+    return verdict, scoring.ask_extra_questions(answering, reply_format, exam.sampling)
 
 
 def _side_by_side(

@@ -64,7 +64,7 @@ class EvalResult:
 def score_model(
     answering: EvalModel,
     rows: Sequence[Row],
-    speech: ReplyFormat,
+    reply_format: ReplyFormat,
     sampling: SamplingParams,
     *,
     pass_at: int = 0,
@@ -77,36 +77,36 @@ def score_model(
     start = time.monotonic()
     said = answering.generate_completions([row["prompt"] for row in rows], sampling, progress)
     judged = [
-        score_completion(row["question"], row["answer"], one, speech)
+        score_completion(row["question"], row["answer"], one, reply_format)
         for row, one in zip(rows, said, strict=True)
     ]
     figures = summarise_scores(judged) | {"sampling": sampling.to_record()}
     figures["seconds"] = round(time.monotonic() - start, 2)
     if pass_at:
         drawn = replace(DRAWN, max_tokens=sampling.max_tokens, seed=sampling.seed)
-        figures["pass_at"] = _passes(answering, rows, speech, drawn, pass_at, progress)
+        figures["pass_at"] = _passes(answering, rows, reply_format, drawn, pass_at, progress)
     return EvalResult(judged, figures)
 
 
 def score_completion(
-    question: str, gold: str, said: CompletionOutput, speech: ReplyFormat
+    question: str, gold: str, said: CompletionOutput, reply_format: ReplyFormat
 ) -> ScoredCompletion:
-    """Judge one reply by the contract `speech`.
+    """Judge one reply by the contract `reply_format`.
 
     >>> from rig.model.reply_format import TAUGHT
     >>> one = score_completion("2+2?", "4", CompletionOutput("It is 4.", 5, True), TAUGHT)
     >>> one.strict, one.lenient, one.format, one.answer
     (False, True, False, 'It is 4.')
     """
-    kept = speech.matches_text(said.text)
-    final = answers.extract_final_answer(said.text, speech)
+    kept = reply_format.matches_text(said.text)
+    final = answers.extract_final_answer(said.text, reply_format)
     return ScoredCompletion(
         question=question,
         gold=gold,
         text=said.text,
         answer=final,
         strict=kept
-        and answers.matches_gold(answers.extract_tagged_answer(said.text, speech), gold),
+        and answers.matches_gold(answers.extract_tagged_answer(said.text, reply_format), gold),
         lenient=answers.matches_gold(final, gold),
         format=kept,
         tokens=said.tokens,
@@ -173,13 +173,13 @@ def _alike(old: ScoredCompletion, new: ScoredCompletion) -> bool:
 
 
 def ask_extra_questions(
-    answering: EvalModel, speech: ReplyFormat, sampling: SamplingParams
+    answering: EvalModel, reply_format: ReplyFormat, sampling: SamplingParams
 ) -> list[ScoredCompletion]:
     """The replies to the questions that are shown and not counted."""
-    prompts = [build_prompt(question, speech.system_prompt) for question, _ in EXTRA]
+    prompts = [build_prompt(question, reply_format.system_prompt) for question, _ in EXTRA]
     said = answering.generate_completions(prompts, sampling)
     return [
-        score_completion(asked, gold, one, speech)
+        score_completion(asked, gold, one, reply_format)
         for (asked, gold), one in zip(EXTRA, said, strict=True)
     ]
 
@@ -187,7 +187,7 @@ def ask_extra_questions(
 def _passes(
     answering: EvalModel,
     rows: Sequence[Row],
-    speech: ReplyFormat,
+    reply_format: ReplyFormat,
     drawn: SamplingParams,
     attempts: int,
     progress: Progress | None,
@@ -195,7 +195,7 @@ def _passes(
     prompts = [row["prompt"] for row in rows for _ in range(attempts)]
     said = answering.generate_completions(prompts, drawn, progress)
     judged = [
-        score_completion(row["question"], row["answer"], said[at * attempts + turn], speech)
+        score_completion(row["question"], row["answer"], said[at * attempts + turn], reply_format)
         for at, row in enumerate(rows)
         for turn in range(attempts)
     ]

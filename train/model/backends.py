@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rig
+from rig import toy
 from rig.errors import RigError, WrongUse
 from train.recipe import ModelTable, Recipe
 
-TOY = Path(rig.__file__).parent / "toy"
+TOY = toy.toy_folder()
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def unsupported_settings(recipe: Recipe, backend: str, *, cuda: bool) -> list[st
 
 def model_path(name: str) -> str:
     """What the loaders take: the folder of the toy model, a local folder, or a hub id."""
-    if name == "toy":
+    if toy.is_toy(name):
         if not (TOY / "config.json").is_file():
             raise RigError(f"The toy model is missing at {TOY}: install rig again.")
         return str(TOY)

@@ -45,7 +45,7 @@ def correct(
     answer: Sequence[str | None],
     *,
     lenient: bool = False,
-    speech: ReplyFormat = TAUGHT,
+    reply_format: ReplyFormat = TAUGHT,
     **_: Any,
 ) -> Marks:
     """1.0 when the one answer block holds the gold answer, however it is written; `lenient` needs no block.
@@ -55,7 +55,9 @@ def correct(
     """
     find = answers.extract_final_answer if lenient else answers.extract_tagged_answer
     return [
-        None if not gold else float(answers.matches_gold(find(completion_text(said), speech), gold))
+        None
+        if not gold
+        else float(answers.matches_gold(find(completion_text(said), reply_format), gold))
         for said, gold in zip(completions, answer, strict=True)
     ]
 
@@ -65,7 +67,7 @@ def close(
     completions: Sequence[Completion],
     answer: Sequence[str | None],
     *,
-    speech: ReplyFormat = TAUGHT,
+    reply_format: ReplyFormat = TAUGHT,
     **_: Any,
 ) -> Marks:
     """1.0 for the gold answer, else at most 0.5: less the farther the number is from the gold one.
@@ -76,7 +78,7 @@ def close(
     return [
         None
         if not gold
-        else _closeness(answers.extract_tagged_answer(completion_text(said), speech), gold)
+        else _closeness(answers.extract_tagged_answer(completion_text(said), reply_format), gold)
         for said, gold in zip(completions, answer, strict=True)
     ]
 
@@ -92,27 +94,31 @@ def _closeness(said: str | None, gold: str) -> float:
 
 
 @rewards.register
-def format(completions: Sequence[Completion], *, speech: ReplyFormat = TAUGHT, **_: Any) -> Marks:
+def format(
+    completions: Sequence[Completion], *, reply_format: ReplyFormat = TAUGHT, **_: Any
+) -> Marks:
     """1.0 for one thought, then one answer, and nothing else; both may run over many lines.
 
     >>> format(["<reasoning>\\n2+2\\nis 4\\n</reasoning>\\n<answer>\\n4\\n</answer>\\n", "4"])
     [1.0, 0.0]
     """
-    return [float(speech.matches_text(completion_text(said))) for said in completions]
+    return [float(reply_format.matches_text(completion_text(said))) for said in completions]
 
 
 @rewards.register
-def tags(completions: Sequence[Completion], *, speech: ReplyFormat = TAUGHT, **_: Any) -> Marks:
+def tags(
+    completions: Sequence[Completion], *, reply_format: ReplyFormat = TAUGHT, **_: Any
+) -> Marks:
     """A quarter for each of the four tags that stands there exactly once and after the one before it.
 
     >>> tags(["<reasoning>2+2</reasoning><answer>4</answer>", "<reasoning>2+2</reasoning>", "4"])
     [1.0, 0.5, 0.0]
     """
     wanted = (
-        speech.reasoning_open,
-        speech.reasoning_close,
-        speech.answer_open,
-        speech.answer_close,
+        reply_format.reasoning_open,
+        reply_format.reasoning_close,
+        reply_format.answer_open,
+        reply_format.answer_close,
     )
     return [_tags_in_order(completion_text(said), wanted) / 4 for said in completions]
 
@@ -131,7 +137,7 @@ def length(
     *,
     least: int = 0,
     most: int = 2000,
-    speech: ReplyFormat = TAUGHT,
+    reply_format: ReplyFormat = TAUGHT,
     **_: Any,
 ) -> Marks:
     """1.0 for a thought of `least` characters or more and a reply of `most` or fewer; less beyond.
@@ -143,7 +149,7 @@ def length(
     """
     marks: Marks = []
     for text in map(completion_text, completions):
-        enough = min(1.0, len(speech.split_reply(text).thought) / least) if least else 1.0
+        enough = min(1.0, len(reply_format.split_reply(text).thought) / least) if least else 1.0
         marks.append(enough * min(1.0, max(0.0, 2 - len(text) / most)))
     return marks
 
@@ -313,7 +319,7 @@ class BoundReward:
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = dict(self.options)
-        return bind_reward, (self.source, given, given.pop("speech", TAUGHT))
+        return bind_reward, (self.source, given, given.pop("reply_format", TAUGHT))
 
 
 class AsyncBoundReward(BoundReward):
@@ -329,7 +335,7 @@ class AsyncBoundReward(BoundReward):
 
 
 def bind_reward(
-    name: str, options: Mapping[str, Any] | None = None, speech: ReplyFormat = TAUGHT
+    name: str, options: Mapping[str, Any] | None = None, reply_format: ReplyFormat = TAUGHT
 ) -> Reward:
     """Return the reward called `name` (or `path.py:function`) with its options and the contract set.
 
@@ -340,14 +346,16 @@ def bind_reward(
     parameters = inspect.signature(function).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         raise WrongUse(f"The reward {name} refuses unknown columns: end its parameters with `**_`.")
-    known = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "speech"]
+    known = [
+        p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "reply_format"
+    ]
     for option in options or {}:
         if option not in known:
             has = suggest_name(option, known) if known else "it has none."
             raise WrongUse(f"The reward {name} has no option {option!r}; {has}")
     bound = dict(options or {})
-    if "speech" in parameters:
-        bound["speech"] = speech
+    if "reply_format" in parameters:
+        bound["reply_format"] = reply_format
     kind = AsyncBoundReward if inspect.iscoroutinefunction(function) else BoundReward
     return kind(name, function, bound)
 

@@ -67,7 +67,7 @@ class RewardReport:
 def lint_rewards(
     named: Sequence[tuple[str, float, dict[str, Any]]],
     rows: Sequence[Row],
-    speech: ReplyFormat,
+    reply_format: ReplyFormat,
     real: Sequence[tuple[Row, list[str]]] = (),
 ) -> tuple[list[RewardReport], list[str]]:
     """Try every reward; return what was seen of each, and the problems of the recipe as a whole.
@@ -75,14 +75,14 @@ def lint_rewards(
     Args:
         named: (name, weight, options) of each reward.
         rows: data rows with `question` and `answer`.
-        speech: the contract that the recipe teaches.
+        reply_format: the contract that the recipe teaches.
         real: rows with completions that a model really gave to them.
     """
     found = []
     for name, weight, options in named:
-        reward, tried = builtin.bind_reward(name, options, speech), RewardReport(name, weight)
+        reward, tried = builtin.bind_reward(name, options, reply_format), RewardReport(name, weight)
         try:
-            _try(reward, tried, rows, speech, real)
+            _try(reward, tried, rows, reply_format, real)
         except RigError as error:
             tried.problems.append(error.message)
         found.append(tried)
@@ -107,22 +107,22 @@ def call_reward(reward: Reward, rows: Sequence[Row], said: Sequence[str]) -> Mar
     return found
 
 
-def format_reply(layout: str, gold: str, speech: ReplyFormat) -> str:
+def format_reply(layout: str, gold: str, reply_format: ReplyFormat) -> str:
     """A reply in the taught form with `gold` as its answer."""
     return LAYOUTS[layout].format(
-        ro=speech.reasoning_open, rc=speech.reasoning_close, ao=speech.answer_open,
-        ac=speech.answer_close, a=THOUGHT[0], b=THOUGHT[1], gold=gold,
+        ro=reply_format.reasoning_open, rc=reply_format.reasoning_close, ao=reply_format.answer_open,
+        ac=reply_format.answer_close, a=THOUGHT[0], b=THOUGHT[1], gold=gold,
     )  # fmt: skip
 
 
-def damaged_replies(gold: str, speech: ReplyFormat) -> dict[str, str]:
+def damaged_replies(gold: str, reply_format: ReplyFormat) -> dict[str, str]:
     """Replies that are worth less than the gold, by what is wrong with them."""
-    whole = format_reply("many lines", gold, speech)
+    whole = format_reply("many lines", gold, reply_format)
     number = answers.parse_number(gold)
     wrong = f"not {gold}" if number is None else str(number + 1)
-    block = f"{speech.answer_open}\n%s\n{speech.answer_close}\n"
+    block = f"{reply_format.answer_open}\n%s\n{reply_format.answer_close}\n"
     return {
-        "wrong answer": format_reply("many lines", wrong, speech),
+        "wrong answer": format_reply("many lines", wrong, reply_format),
         "answer alone": gold,
         "no tags": f"{' '.join(THOUGHT)}\nThe answer is {gold}.",
         "two answers": whole + block % wrong,
@@ -136,17 +136,17 @@ def _try(
     reward: Reward,
     tried: RewardReport,
     rows: Sequence[Row],
-    speech: ReplyFormat,
+    reply_format: ReplyFormat,
     real: Sequence[tuple[Row, list[str]]],
 ) -> None:
     few = rows[:GOLDS]
     for layout in LAYOUTS:
-        said = [format_reply(layout, row["answer"], speech) for row in few]
+        said = [format_reply(layout, row["answer"], reply_format) for row in few]
         given = call_reward(reward, few, said)
         tried.gold[layout] = _mean(given)
         tried.top = max([tried.top, *(mark for mark in given if mark is not None)])
     whole = call_reward(
-        reward, rows, [format_reply("many lines", row["answer"], speech) for row in rows]
+        reward, rows, [format_reply("many lines", row["answer"], reply_format) for row in rows]
     )
     at_top = sum(mark is None or mark >= tried.top - LOW for mark in whole)
     tried.golds = {"n": len(rows), "top": at_top}
@@ -154,9 +154,9 @@ def _try(
     if numbers:
         for dress, form in DRESSES.items():
             golds = [form.format(row["answer"].replace("$", "")) for row in numbers]
-            said = [format_reply("many lines", gold, speech) for gold in golds]
+            said = [format_reply("many lines", gold, reply_format) for gold in golds]
             tried.dress[dress] = _mean(call_reward(reward, numbers, said))
-    kinds = [damaged_replies(row["answer"], speech) for row in few]
+    kinds = [damaged_replies(row["answer"], reply_format) for row in few]
     for kind in kinds[0]:
         tried.damaged[kind] = _mean(call_reward(reward, few, [one[kind] for one in kinds]))
     if real:

@@ -49,7 +49,7 @@ def lint_recipe(
         said = _from_model(recipe, rows[:PROMPTS], attempts, notes)
         source = recipe.model.name if said else None
     named = [(one.name, one.weight, dict(one.options)) for one in recipe.rewards]
-    tried, problems = lint.lint_rewards(named, rows, recipe.speech.to_reply_format(), said)
+    tried, problems = lint.lint_rewards(named, rows, recipe.reply_format.to_reply_format(), said)
     return {
         "ok": not problems and not any(one.problems for one in tried),
         "golds": len(rows),
@@ -62,7 +62,7 @@ def lint_recipe(
 
 def _rows(recipe: Recipe, notes: list[str]) -> list[Row]:
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
-    system = recipe.speech.system_prompt
+    system = recipe.reply_format.system_prompt
     try:
         found = dataset.load_splits(**table, system_prompt=system)
     except (RigError, ModuleNotFoundError) as error:

@@ -200,8 +200,8 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
 class LoggedReward:
     """Stands before a reward and tells the log how many completions were right and in form."""
 
-    def __init__(self, reward: Callable[..., Any], speech: ReplyFormat) -> None:
-        self._reward, self._speech = reward, speech
+    def __init__(self, reward: Callable[..., Any], reply_format: ReplyFormat) -> None:
+        self._reward, self._reply_format = reward, reply_format
         self.__name__ = reward.__name__
 
     def __call__(self, **columns: Any) -> Any:
@@ -216,12 +216,14 @@ class LoggedReward:
         if tell is not None and texts:
             if gold is not None:
                 right = [
-                    answers.matches_gold(answers.extract_tagged_answer(text, self._speech), wanted)
+                    answers.matches_gold(
+                        answers.extract_tagged_answer(text, self._reply_format), wanted
+                    )
                     for text, wanted in zip(texts, gold, strict=True)
                 ]
                 tell("accuracy", sum(right) / len(right))
-            if self._speech.reasoning_open:
-                tell("format", sum(map(self._speech.matches_text, texts)) / len(texts))
+            if self._reply_format.reasoning_open:
+                tell("format", sum(map(self._reply_format.matches_text, texts)) / len(texts))
 
 
 class AsyncLoggedReward(LoggedReward):

@@ -58,7 +58,7 @@ class HeldOutEval:
             local = self._local()
             verdict = self._verdict(local)
             besides = scoring.ask_extra_questions(
-                local, self._recipe.speech.to_reply_format(), self._sampling
+                local, self._recipe.reply_format.to_reply_format(), self._sampling
             )
         scoring.save_result(
             self._run,
@@ -117,7 +117,7 @@ class HeldOutEval:
 
     def _verdict(self, local: LocalModel) -> scoring.EvalResult:
         return scoring.score_model(
-            local, self.rows, self._recipe.speech.to_reply_format(), self._sampling
+            local, self.rows, self._recipe.reply_format.to_reply_format(), self._sampling
         )
 
 
