@@ -138,7 +138,7 @@ def _torch() -> Finding:
         "    gpu = f'with {p.name}, {p.total_memory / 2**30:.1f} GiB'\n"
         "else:\n"
         "    from train.model.backends import why_no_gpu\n"
-        "    gpu += '. ' + why_no_card()\n"
+        "    gpu += '. ' + why_no_gpu()\n"
         "print(torch.__version__, gpu)"
     )
     works, said = run_probe(code)

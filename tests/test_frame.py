@@ -264,6 +264,7 @@ def test_doctor_looks_and_answers_as_json() -> None:
     found = {item["what"]: item["state"] for item in json.loads(result.stdout)}
     assert found["python"] == "ok"
     assert set(found) >= {"disk", "processor", "torch", "llama.cpp", "configuration", "room train"}
+    assert "broken" not in found.values()
 
 
 def test_config_shows_the_winner_and_its_source(elsewhere: Path, own_home: Path) -> None:
