@@ -55,12 +55,14 @@ def examine_machine() -> list[Finding]:
 def print_findings(findings: list[Finding]) -> None:
     """Print one line for each finding, and what to do below those that need it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     marks = {OK: "[green]ok[/]", ABSENT: "[yellow]not here[/]", BROKEN: "[red]broken[/]"}
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for finding in findings:
-        text = finding.found + (f"\n[dim]{finding.advice}[/]" if finding.advice else "")
+        advice = f"\n[dim]{escape(finding.advice)}[/]" if finding.advice else ""
+        text = escape(finding.found) + advice
         table.add_row(finding.what, marks[finding.state], text)
     Console(highlight=False).print(table)
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import ROOT
 
 import rig.cli
-from rig import validation
+from rig import doctor, validation
 from rig.atomic import atomic_file, write_text
 from rig.cli import RigGroup, main
 from rig.errors import RigError, WrongUse
@@ -265,6 +265,12 @@ def test_doctor_looks_and_answers_as_json() -> None:
     assert found["python"] == "ok"
     assert set(found) >= {"disk", "processor", "torch", "llama.cpp", "configuration", "room train"}
     assert "broken" not in found.values()
+
+
+def test_doctor_s_advice_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    advice = doctor.INSTALL.format("train")
+    doctor.print_findings([doctor.Finding("room train", doctor.ABSENT, "lacks torch", advice)])
+    assert advice in " ".join(capsys.readouterr().out.split())
 
 
 def test_config_shows_the_winner_and_its_source(elsewhere: Path, own_home: Path) -> None:
