@@ -20,6 +20,7 @@ from support.small_runs import SMALL, reward_file, start
 from train import recipe as recipes
 from train import run
 from train.monitor import log
+from train.rewards import builtin
 from train.trainer import checkpoints
 
 
@@ -78,6 +79,29 @@ def test_the_log_has_a_line_for_each_step_and_each_look(trained: Run) -> None:
     samples = list(log.read_rows(trained.path / log.SAMPLES))
     assert {sample["step"] for sample in samples} == {1, 2}
     assert {"prompt", "completion", "reward", "rewards"} <= set(samples[0])
+
+
+def test_accuracy_is_counted_beside_the_rewards_which_reach_the_trainer_as_they_are(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train.trainer import trl_trainer
+
+    given: list[Any] = []
+    configure = trl_trainer.configure_trainer
+
+    def note(trainer: Any, **settings: Any) -> None:
+        given.extend(trainer.reward_funcs)
+        configure(trainer, **settings)
+
+    monkeypatch.setattr(trl_trainer, "configure_trainer", note)
+    found = start(
+        'rewards=[{name="tags", weight=0.2}, {name="correct"}]', "evaluation.problems=0",
+        "backend.preflight=false", "schedule.max_steps=1",
+    )  # fmt: skip
+    assert [type(reward) for reward in given] == [builtin.BoundReward] * 2
+    row = log.read_step_rows(Path(found["run"]) / log.LOG)[0]
+    assert row["accuracy"] == pytest.approx(row["rewards/correct/mean"])
+    assert 0 < row["format"] <= row["rewards/tags/mean"]
 
 
 def test_before_and_after_are_judged_on_the_same_problems(trained: Run) -> None:

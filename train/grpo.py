@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rig.errors import RigError, WrongUse
@@ -27,6 +28,7 @@ from train.trainer import checkpoints
 if TYPE_CHECKING:
     from train.data.dataset import DataSplits
     from train.model.backends import Backend
+    from train.monitor.alarms import Alarms
     from train.trainer.callback import MonitorCallback
     from train.trainer.held_out import HeldOutEval
     from train.trainer.trl_config import BatchSizes
@@ -47,13 +49,6 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    with Trackers(run, recipe.schedule.report_to, first=first, say=say) as trackers:
-        _work(run, recipe, trackers, gpus=gpus, first=first, quiet=quiet, say=say)
-
-
-def _work(
-    run: Run, recipe: Recipe, trackers: Trackers, *, gpus: int, first: bool, quiet: bool, say: Any
-) -> None:
     say(f"Loading {recipe.model.name} ...")
 
     # ------------------------------------------------------------------------------------------------------
@@ -64,13 +59,12 @@ def _work(
     backend = backends.prepare_backend(recipe, run.path)
 
     from train.data import dataset
-    from train.monitor.alarms import Alarms
     from train.monitor.progress import ProgressBar
     from train.plan import plan
     from train.report import html
     from train.rewards import builtin
     from train.trainer import preflight, trl_config
-    from train.trainer.callback import AsyncLoggedReward, LoggedReward, MonitorCallback
+    from train.trainer.callback import MonitorCallback
     from train.trainer.held_out import HeldOutEval
 
     # ------------------------------------------------------------------------------------------------------
@@ -84,125 +78,117 @@ def _work(
     ]
     if backend.cuda and recipe.backend.preflight:
         plan.refuse_oversized(recipe, backend.name, backend.memory, cards=gpus)
-    trackers.start_trackers()
 
-    # ------------------------------------------------------------------------------------------------------
-    # Model and adapter
+    with Trackers(run, recipe.schedule.report_to, first=first, say=say) as trackers:
+        trackers.start_trackers()
 
-    model, tokenizer = backends.load_for_training(recipe, backend)
-    weights = backends.find_weights(recipe.model.name, recipe.model.revision)
-    if weights is not None:
-        base_weights.check_base_weights(run, weights)
-    problems = _short_enough(problems, tokenizer, recipe.data.max_prompt_length)
-    for note in problems.notes:
-        say(f"  {note}")
-    checkpoint = checkpoints.latest_checkpoint(run.checkpoint_folder)
-    done = checkpoint[0] if checkpoint else 0
-    held_out = HeldOutEval(run, recipe, problems, model, tokenizer, done=done)
-    if recipe.probe.attempts:
-        problems = _worth_training(run, recipe, problems, model, tokenizer, first=first, say=say)
+        # --------------------------------------------------------------------------------------------------
+        # Model and adapter; then the prompts that this model can learn from
 
-    # ------------------------------------------------------------------------------------------------------
-    # Trainer
+        model, tokenizer = backends.load_for_training(recipe, backend)
+        weights = backends.find_weights(recipe.model.name, recipe.model.revision)
+        if weights is not None:
+            base_weights.check_base_weights(run, weights)
+        problems = _drop_long_prompts(problems, tokenizer, recipe.data.max_prompt_length)
+        for note in problems.notes:
+            say(f"  {note}")
+        checkpoint = checkpoints.latest_checkpoint(run.checkpoint_folder)
+        done = checkpoint[0] if checkpoint else 0
+        held_out = HeldOutEval(run, recipe, problems, model, tokenizer, done=done)
+        if recipe.probe.attempts:
+            problems = _probe_prompts(run, recipe, problems, model, tokenizer, first=first, say=say)
 
-    portions = trl_config.BatchSizes.from_recipe(recipe, cards=gpus, rows=len(problems.train))
-    if portions.steps_per_epoch == 0:
-        raise WrongUse(
-            f"{len(problems.train)} training prompts are too few for one generation, which takes "
-            f"{recipe.schedule.prompts_per_step * recipe.schedule.steps_per_batch}: lower "
-            "schedule.prompts_per_step."
+        # --------------------------------------------------------------------------------------------------
+        # Trainer
+
+        sizes = trl_config.BatchSizes.from_recipe(recipe, cards=gpus, rows=len(problems.train))
+        if sizes.steps_per_epoch == 0:
+            raise WrongUse(
+                f"{len(problems.train)} training prompts are too few for one generation, which takes "
+                f"{recipe.schedule.prompts_per_step * recipe.schedule.steps_per_batch}: lower "
+                "schedule.prompts_per_step."
+            )
+        fields = trl_config.grpo_config_fields(
+            recipe,
+            sizes,
+            output=run.checkpoint_folder.resolve(),
+            cuda=backend.cuda,
+            bf16=backend.bf16,
         )
-    fields = trl_config.grpo_config_fields(
-        recipe,
-        portions,
-        output=run.checkpoint_folder.resolve(),
-        cuda=backend.cuda,
-        bf16=backend.bf16,
-    )
-    seen_by = (
-        AsyncLoggedReward if isinstance(functions[0], builtin.AsyncBoundReward) else LoggedReward
-    )
-    functions[0] = seen_by(functions[0], reply_format)
-    trainer = _trainer(recipe, backend, fields, model, tokenizer, problems, functions, portions)
-    trackers.guard_callbacks(trainer, done)
-    trainer.epochs_done = done // portions.steps_per_epoch
-    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    say(f"{backend.name} on {backend.device_name}; {trainable:,} parameters learn")
-    if (there := ddp.count_gpus()) > gpus:
-        say(f"  {gpus} of {there} cards; --gpus {there} shares each step between all of them")
-    say(trl_config.summarise_fields(fields))
-
-    # ------------------------------------------------------------------------------------------------------
-    # Before: what it can do already, the worst case, a first look at what it says
-
-    if first:
-        checkpoints.remove_partial_checkpoints(run.checkpoint_folder)
-        log.truncate_log(run.path / log.LOG, done)
-        log.truncate_log(run.path / log.SAMPLES, done)
-        _note_start(run, recipe, backend, fields, problems, portions, trainable)
-        run.update_record(
-            base_weights=base_weights.fingerprint_weights(weights) if weights is not None else None
+        trainer = _build_trainer(
+            recipe, backend, fields, model, tokenizer, problems, functions, sizes
         )
-        if held_out.rows and "before" not in run.record.get("eval", {}) and not done:
-            _judge(held_out, "before", say)
-    alarms = Alarms(**recipe.watch.model_dump(exclude={"stop"}))
-    for row in log.read_step_rows(run.path / log.LOG):
-        if row["step"] <= done:  # this process may read before the first one has cut the file
-            alarms.check_row(row)
-    meter = power.PowerMeter(gpus)
-    monitor = MonitorCallback(
-        run.path,
-        alarms=alarms,
-        stop_on=recipe.watch.stop,
-        progress=ProgressBar(recipe.schedule.max_steps, done, quiet=quiet),
-        look=held_out.evaluate_step if held_out.rows else None,
-        look_every=recipe.evaluation.every,
-        watts=meter.latest_watts,
-        first=first,
-    )
-    monitor.attach_to(trainer)
+        trackers.guard_callbacks(trainer, done)
+        trainer.epochs_done = done // sizes.steps_per_epoch
+        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        say(f"{backend.name} on {backend.device_name}; {trainable:,} parameters learn")
+        if (there := ddp.count_gpus()) > gpus:
+            say(f"  {gpus} of {there} cards; --gpus {there} shares each step between all of them")
+        say(trl_config.summarise_fields(fields))
 
-    def begin() -> None:
-        """Called once the trainer has put the model where it trains, before the first step."""
-        if recipe.backend.preflight and not done:
-            preflight.run_preflight(trainer, problems.train, say)
-        if done:
-            say(f"Going on after step {done}.")
+        # --------------------------------------------------------------------------------------------------
+        # Before: the record, what the model can do already, and who watches
+
         if first:
-            run.update_record("training")
+            checkpoints.remove_partial_checkpoints(run.checkpoint_folder)
+            log.truncate_log(run.path / log.LOG, done)
+            log.truncate_log(run.path / log.SAMPLES, done)
+            _note_start(run, recipe, backend, fields, problems, sizes, trainable, weights)
+            if held_out.rows and "before" not in run.record.get("eval", {}) and not done:
+                _evaluate(held_out, "before", say)
+        meter = power.PowerMeter(gpus)
+        monitor = MonitorCallback(
+            run.path,
+            alarms=_replay_alarms(run, recipe, done),
+            stop_on=recipe.watch.stop,
+            progress=ProgressBar(recipe.schedule.max_steps, done, quiet=quiet),
+            look=held_out.evaluate_step if held_out.rows else None,
+            look_every=recipe.evaluation.every,
+            watts=meter.latest_watts,
+            first=first,
+        )
+        monitor.attach_to(trainer)
 
-    monitor.before_training = begin
+        def begin() -> None:
+            """Called once the trainer has put the model where it trains, before the first step."""
+            if recipe.backend.preflight and not done:
+                preflight.run_preflight(trainer, problems.train, say)
+            if done:
+                say(f"Going on after step {done}.")
+            if first:
+                run.update_record("training")
 
-    # ------------------------------------------------------------------------------------------------------
-    # Train
+        monitor.before_training = begin
 
-    try:
-        meter.start()
-        trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
-    finally:
-        meter.stop()
-        monitor.close()
-    if first:
-        _note_end(run, monitor, trainer)
-    _leave_if_stopped(run, monitor, first=first, say=say)
+        # --------------------------------------------------------------------------------------------------
+        # Train
 
-    # ------------------------------------------------------------------------------------------------------
-    # After: the adapter, what it can do now, the page that tells it all
+        try:
+            meter.start()
+            trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+        finally:
+            meter.stop()
+            monitor.close()
+        if first:
+            _note_end(run, monitor, trainer)
+        _leave_if_stopped(run, monitor, first=first, say=say)
 
-    if not first:
-        return
-    _save_adapter(run, recipe, trainer, tokenizer, held_out)
-    if held_out.rows:
-        _judge(held_out, "after", say)
-        run.update_record(change=held_out.compare_before_after())
-    run.update_record("trained")
-    html.write_report(run)
+        # --------------------------------------------------------------------------------------------------
+        # After: the adapter, what it can do now, the page that tells it all
+
+        if first:
+            _save_adapter(run, recipe, trainer, tokenizer, held_out)
+            if held_out.rows:
+                _evaluate(held_out, "after", say)
+                run.update_record(change=held_out.compare_before_after())
+            run.update_record("trained")
+            html.write_report(run)
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _short_enough(problems: DataSplits, tokenizer: Any, longest: int) -> DataSplits:
+def _drop_long_prompts(problems: DataSplits, tokenizer: Any, longest: int) -> DataSplits:
     """Leave out the training prompts that are too long for this tokenizer."""
     from train.data import dataset
 
@@ -213,7 +199,7 @@ def _short_enough(problems: DataSplits, tokenizer: Any, longest: int) -> DataSpl
     return dataset.drop_long_prompts(problems, measure, longest)
 
 
-def _worth_training(
+def _probe_prompts(
     run: Run,
     recipe: Recipe,
     problems: DataSplits,
@@ -248,7 +234,7 @@ def _worth_training(
     return replace(problems, train=found.kept)
 
 
-def _trainer(
+def _build_trainer(
     recipe: Recipe,
     backend: Backend,
     fields: dict[str, Any],
@@ -256,7 +242,7 @@ def _trainer(
     tokenizer: Any,
     problems: DataSplits,
     functions: list[Any],
-    portions: BatchSizes,
+    sizes: BatchSizes,
 ) -> Any:
     import dataclasses
 
@@ -285,6 +271,7 @@ def _trainer(
     )
     trl_config.restore_fields(trainer, fields)
     trainer.remove_callback(PrinterCallback)  # stdout belongs to the result
+    trainer.reply_format = recipe.reply_format.to_reply_format()
     trainer.keep = recipe.schedule.keep_checkpoints
     trainer.empty_cache = recipe.backend.empty_cache
     configure_trainer(
@@ -293,7 +280,7 @@ def _trainer(
         chunked_logprobs=recipe.backend.chunked_logprobs,
         decode=recipe.backend.decode == "rig",
         packed=recipe.backend.packed,
-        at_once=portions.generated if backend.name == "trl" else None,
+        at_once=sizes.generated if backend.name == "trl" else None,
     )
     return trainer
 
@@ -304,8 +291,9 @@ def _note_start(
     backend: Backend,
     fields: dict[str, Any],
     problems: DataSplits,
-    portions: BatchSizes,
+    sizes: BatchSizes,
     trainable: int,
+    weights: Path | None,
 ) -> None:
     run.update_record(
         **backend.to_record(),
@@ -314,12 +302,24 @@ def _note_start(
         training_prompts=len(problems.train),
         held_out_problems=len(problems.held_out),
         held_out_fingerprint=problems.held_out_fingerprint,
-        steps_per_epoch=portions.steps_per_epoch,
+        steps_per_epoch=sizes.steps_per_epoch,
         settings={key: value for key, value in fields.items() if key != "output_dir"},
+        base_weights=base_weights.fingerprint_weights(weights) if weights is not None else None,
     )
 
 
-def _judge(held_out: HeldOutEval, label: str, say: Any) -> None:
+def _replay_alarms(run: Run, recipe: Recipe, done: int) -> Alarms:
+    """The alarms of this run, which know what they heard before it was cut off."""
+    from train.monitor.alarms import Alarms
+
+    alarms = Alarms(**recipe.watch.model_dump(exclude={"stop"}))
+    for row in log.read_step_rows(run.path / log.LOG):
+        if row["step"] <= done:  # this process may read before the first one has cut the file
+            alarms.check_row(row)
+    return alarms
+
+
+def _evaluate(held_out: HeldOutEval, label: str, say: Any) -> None:
     say(f"Judging {len(held_out.rows)} held-out problems, {label} ...")
     figures = held_out.evaluate_label(label)
     parts = [f"{name} {figures[name]['share']:.1%}" for name in ("strict", "lenient", "format")]

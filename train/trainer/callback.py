@@ -15,8 +15,6 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from rig.model.reply_format import ReplyFormat
-from train.data import answers
 from train.monitor import log
 from train.monitor.alarms import Alarm, Alarms
 from train.monitor.progress import ProgressBar
@@ -195,48 +193,6 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
 
         votes = torch.tensor([float(wish)], device=self.trainer.accelerator.device)
         return bool(self.trainer.accelerator.reduce(votes, "sum").item())
-
-
-class LoggedReward:
-    """Stands before a reward and tells the log how many completions were right and in form."""
-
-    def __init__(self, reward: Callable[..., Any], reply_format: ReplyFormat) -> None:
-        self._reward, self._reply_format = reward, reply_format
-        self.__name__ = reward.__name__
-
-    def __call__(self, **columns: Any) -> Any:
-        """Mark as the reward does."""
-        self._tell(columns)
-        return self._reward(**columns)
-
-    def _tell(self, columns: dict[str, Any]) -> None:
-        """`accuracy` is strict: the one answer block holds the gold."""
-        tell, gold = columns.get("log_metric"), columns.get("answer")
-        texts = [_said(completion) for completion in columns["completions"]]
-        if tell is not None and texts:
-            if gold is not None:
-                right = [
-                    answers.matches_gold(
-                        answers.extract_tagged_answer(text, self._reply_format), wanted
-                    )
-                    for text, wanted in zip(texts, gold, strict=True)
-                ]
-                tell("accuracy", sum(right) / len(right))
-            if self._reply_format.reasoning_open:
-                tell("format", sum(map(self._reply_format.matches_text, texts)) / len(texts))
-
-
-class AsyncLoggedReward(LoggedReward):
-    """The same before an `async def` reward."""
-
-    async def __call__(self, **columns: Any) -> Any:
-        """Mark as the reward does."""
-        self._tell(columns)
-        return await self._reward(**columns)
-
-
-def _said(completion: Any) -> str:
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def _best_and_worst(trainer: Any, step: int) -> list[dict[str, Any]]:

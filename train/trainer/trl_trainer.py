@@ -1,15 +1,20 @@
 """TRL's GRPO trainer, made exact to resume: whole checkpoints, the data order, waiting completions.
 
 Built in a function, because unsloth replaces `trl.GRPOTrainer` when it is imported. Nothing of the method is
-changed here; what is added is where and when things are written, and what comes back after a kill.
+changed here; what is added is what is counted beside the rewards, where and when things are written, and what
+comes back after a kill.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rig.errors import RigError
+from rig.model.reply_format import ReplyFormat
+from train.data import answers
+from train.rewards import builtin
 from train.trainer import checkpoints
 
 LOST = ("probability tensor contains", "device-side assert")
@@ -38,6 +43,8 @@ def trainer_class() -> type[Any]:
         """Give memory back to the card between learning and generating."""
         packed = False
         """Learn without padding and from each prompt once (`train.model.packing`)."""
+        reply_format: ReplyFormat | None = None
+        """Count how many completions are right and in this form; None counts nothing."""
         _buffered_inputs: Any
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -64,6 +71,15 @@ def trainer_class() -> type[Any]:
                 ) from error
             self._give_back()
             return scored
+
+        def _calculate_rewards(
+            self, inputs: Any, prompts: Any, completions: Any, *rest: Any
+        ) -> Any:
+            if self.reply_format is not None:
+                golds = [row["answer"] for row in inputs] if "answer" in inputs[0] else None
+                for name, share in count_right(completions, golds, self.reply_format).items():
+                    self._log_metric(name, share)
+            return super()._calculate_rewards(inputs, prompts, completions, *rest)
 
         def _prepare_inputs(self, generation_batch: Any) -> Any:
             before = self._buffered_inputs
@@ -128,6 +144,31 @@ def trainer_class() -> type[Any]:
                 self._step, self._buffered_inputs = waiting["step"], waiting["batches"]
 
     return Trainer
+
+
+def count_right(
+    completions: Sequence[builtin.Completion],
+    golds: Sequence[str] | None,
+    reply_format: ReplyFormat,
+) -> dict[str, float]:
+    """The shares that the log shows beside the rewards, whatever the rewards are.
+
+    `accuracy` is strict: the one answer block holds the gold. `format` needs a contract with a thought.
+
+    >>> from rig.model.reply_format import TAUGHT
+    >>> said = ["<reasoning>2+2</reasoning><answer>4</answer>", "<answer>4.0</answer>", "4", ""]
+    >>> count_right(said, ["4"] * 4, TAUGHT), count_right(said, None, TAUGHT)
+    ({'accuracy': 0.5, 'format': 0.25}, {'format': 0.25})
+    """
+    texts = [builtin.completion_text(said) for said in completions]
+    found = {}
+    if golds is not None:
+        said = [answers.extract_tagged_answer(text, reply_format) for text in texts]
+        right = sum(answers.matches_gold(one, gold) for one, gold in zip(said, golds, strict=True))
+        found["accuracy"] = right / len(texts)
+    if reply_format.reasoning_open:
+        found["format"] = sum(map(reply_format.matches_text, texts)) / len(texts)
+    return found
 
 
 def configure_trainer(
