@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from bots.articles import chunks
-from bots.articles.request import NOTES, Wish
+from bots.articles.request import NOTES, SummaryRequest
 from bots.articles.summarise import NOTE_TOKENS
-from bots.articles.token_budget import Ruler
-from bots.documents.sanitise import defused, paragraphs
+from bots.articles.token_budget import TokenBudget
+from bots.documents.sanitise import clean_paragraphs, defuse_marks
 from rig.prompts import summary_messages
 from rig.server.client import ModelClient
 
@@ -156,17 +156,17 @@ class Server:
 def planned(url: str, content: str) -> dict[str, Any]:
     """The requests that rig will make, for the other contender, and what they should cost at least."""
     with ModelClient(url) as client:
-        ruler = Ruler(client)
-        whole = defused(paragraphs(content))
-        parts = chunks.cut(whole, ruler.budget(NOTES, NOTE_TOKENS), ruler.count)
-        wish = Wish()
+        ruler = TokenBudget(client)
+        whole = defuse_marks(clean_paragraphs(content))
+        parts = chunks.split_text(whole, ruler.text_tokens(NOTES, NOTE_TOKENS), ruler.count_tokens)
+        wish = SummaryRequest()
         return {
             "parts": [summary_messages(part, NOTES) for part in parts],
-            "last": summary_messages("NOTES", wish.task()),
+            "last": summary_messages("NOTES", wish.task_sentence()),
             "note": NOTE_TOKENS,
-            "size": wish.tokens,
-            "text": ruler.count(whole),
-            "instruction": ruler.framing(NOTES),
+            "size": wish.max_tokens,
+            "text": ruler.count_tokens(whole),
+            "instruction": ruler.framing_tokens(NOTES),
             "prompts": sum(
                 client.count_chat_tokens(summary_messages(part, NOTES)) or 0 for part in parts
             ),

@@ -12,10 +12,10 @@ from rig import paths
 from rig.errors import WrongUse
 from serve.chat import commands
 from serve.service.commands import WORDS
-from serve.service.subcommands import WithWords
+from serve.service.subcommands import CommandWithSubcommands
 
 
-@click.command(cls=WithWords)
+@click.command(cls=CommandWithSubcommands)
 @click.argument("model")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; others need an API key.")
 @click.option("--port", default=8377, type=click.IntRange(0, 65535), help="0 = any free one.")
@@ -67,23 +67,23 @@ def serve(
     time_limit: float,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's words: a run folder, a GGUF file, or a pulled reference."""
-    from rig.model.gguf import read
+    from rig.model.gguf import read_header
     from rig.options import read_api_key
     from serve import server
     from serve.api.idle import IdleTimer
-    from serve.hardware.machine import look
-    from serve.hardware.memory import fit
-    from serve.models.catalogue import called, locate
+    from serve.hardware.machine import inspect_machine
+    from serve.hardware.memory import fit_context
+    from serve.models.catalogue import find_model_file, served_model_name
 
     key = read_api_key(api_key_file)
     if key is None and not _is_loopback(host):
         raise WrongUse(
             f"--host {host} can be reached by others: set a key with RIG_API_KEY or --api-key-file."
         )
-    path = locate(model)
-    name = called(model, path)
-    header, box = read(path), look()
-    fits = fit(header, box, ctx, micro_batch=batch, cache=cache_type, flash_attn=flash_attn)
+    path = find_model_file(model)
+    name = served_model_name(model, path)
+    header, box = read_header(path), inspect_machine()
+    fits = fit_context(header, box, ctx, micro_batch=batch, cache=cache_type, flash_attn=flash_attn)
     threads = threads or box.threads
     adapters = [_adapter(lora) for lora in loras]
     engine: dict[str, Any] = {
@@ -109,7 +109,7 @@ def serve(
         "add_system": not no_system,
         "adapters": tuple(name for name, _ in adapters),
     }
-    click.echo(f"{name}: {fits.sentence()}; {threads} threads", err=True)
+    click.echo(f"{name}: {fits.describe_memory()}; {threads} threads", err=True)
     server.make_server(
         model=model,
         path=path,
@@ -139,6 +139,6 @@ def _is_loopback(host: str) -> bool:
 
 
 for _word in WORDS:
-    serve.word(_word)
+    serve.add_subcommand(_word)
 
 COMMANDS: list[click.Command] = [serve, *commands.COMMANDS]

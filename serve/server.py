@@ -172,7 +172,7 @@ def make_server(
     stat = path.stat()
     family = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     host = EngineSupervisor(settings, family)
-    mark, parallel = gguf.fingerprint(path), settings.parallel
+    mark, parallel = gguf.fingerprint_file(path), settings.parallel
     made = App(host, ServerConfig(name=name, fingerprint=mark, parallel=parallel, **app), idle)
     return ModelServer(model, address, host, made, made.config.api_key)
 

@@ -80,7 +80,7 @@ def test_the_scripts_of_a_public_page_can_not_reach_the_local_network(
     page = SHELL.format(script=steal + WRITES.format(more="The end.", after=1000))
     site.pages["/app"] = ("text/html", page)
     site.pages["/secret"] = ("text/plain", "the secret")
-    real = ssrf.resolved
+    real = ssrf.resolve_host
 
     def resolved(
         host: str, number: int, *, timeout: float, allow_private: bool = False
@@ -89,12 +89,12 @@ def test_the_scripts_of_a_public_page_can_not_reach_the_local_network(
             return ["127.0.0.1"]
         return real(host, number, timeout=timeout, allow_private=allow_private)
 
-    monkeypatch.setattr(ssrf, "resolved", resolved)
-    html = browser.render(f"http://public.example:{port}/app")
+    monkeypatch.setattr(ssrf, "resolve_host", resolved)
+    html = browser.render_page(f"http://public.example:{port}/app")
     assert "The end." in html
     assert "<title>got" not in html
     assert [path for path in site.asked if "secret" in path] == []
-    browser.render(f"http://public.example:{port}/app", allow_private=True)
+    browser.render_page(f"http://public.example:{port}/app", allow_private=True)
     assert [path for path in site.asked if "secret" in path]  # the test can fail
 
 
@@ -104,7 +104,7 @@ def test_nothing_is_left_behind(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     make = tempfile.mkdtemp
     monkeypatch.setattr(tempfile, "mkdtemp", lambda **kw: homes.append(make(**kw)) or homes[-1])  # type: ignore[func-returns-value]
     site.pages["/app"] = ("text/html", SHELL.format(script=WRITES.format(more="", after=10)))
-    browser.render(site.url + "/app", allow_private=True)
+    browser.render_page(site.url + "/app", allow_private=True)
     (home,) = homes
     listed = subprocess.run(
         ["ps", "-eo", "args"], capture_output=True, text=True, check=True
@@ -119,14 +119,14 @@ def test_a_page_that_never_rests_is_given_up(site: Site, monkeypatch: pytest.Mon
     site.pages["/busy"] = ("text/html", SHELL.format(script="while (true) {}"))
     start = time.monotonic()
     with pytest.raises(Unreadable, match="longer than 2 s"):
-        browser.render(site.url + "/busy", allow_private=True)
+        browser.render_page(site.url + "/busy", allow_private=True)
     assert time.monotonic() - start < 15
 
 
 def test_without_a_browser_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RigError, match="needs Chromium or Chrome"):
-        browser.render("http://127.0.0.1:9/", allow_private=True)
+        browser.render_page("http://127.0.0.1:9/", allow_private=True)
 
 
 def test_the_proxy_tunnels_only_where_the_fetcher_may_go() -> None:
@@ -134,7 +134,7 @@ def test_the_proxy_tunnels_only_where_the_fetcher_may_go() -> None:
     port = heard.getsockname()[1]
     for allowed, answer in ((False, b"403"), (True, b"200")):
         with (
-            browser_proxy.running(5, allow_private=allowed) as door,
+            browser_proxy.running_proxy(5, allow_private=allowed) as door,
             socket.create_connection(("127.0.0.1", door.server_address[1])) as client,
         ):
             client.sendall(f"CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -159,7 +159,7 @@ def test_the_proxy_ends_with_its_time_and_its_share(monkeypatch: pytest.MonkeyPa
 
     threading.Thread(target=pour, daemon=True).start()
     with (
-        browser_proxy.running(5, allow_private=True) as door,
+        browser_proxy.running_proxy(5, allow_private=True) as door,
         socket.create_connection(("127.0.0.1", door.server_address[1])) as client,
     ):
         port = heard.getsockname()[1]

@@ -141,15 +141,17 @@ def test_a_new_export_of_the_same_run_is_another_model(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_a_server_is_another_model_than_its_base(tmp_path: Path) -> None:
-    from bots.articles.pipeline import known
+    from bots.articles.pipeline import known_fingerprint
 
     (tmp_path / "m.gguf").write_bytes(b"GGUF one")
     path = running_servers.announce_server(str(tmp_path / "m.gguf"), url="http://127.0.0.1:9")
     try:
-        base = known("http://127.0.0.1:9/v1", None)
-        assert base == known(None, str(tmp_path / "m.gguf")) != ""
-        assert known("http://127.0.0.1:9", "pirate") not in ("", base)
-        assert known("http://127.0.0.1:10", None) == "", "nobody here says what that serves"
+        base = known_fingerprint("http://127.0.0.1:9/v1", None)
+        assert base == known_fingerprint(None, str(tmp_path / "m.gguf")) != ""
+        assert known_fingerprint("http://127.0.0.1:9", "pirate") not in ("", base)
+        assert known_fingerprint("http://127.0.0.1:10", None) == "", (
+            "nobody here says what that serves"
+        )
     finally:
         running_servers.withdraw_server(path)
 
@@ -193,17 +195,17 @@ def test_no_text_takes_for_ever(server: CountingServer, text: str) -> None:
     server.context = 10_000_000
     done = rig("summarise", "-", "--url", server.url, "--focus", "something", stdin=text)
     assert done.returncode in (0, 1), done.stderr
-    pieces = chunks.cut(text, 4000, lambda piece: len(piece) // 3)
+    pieces = chunks.split_text(text, 4000, lambda piece: len(piece) // 3)
     assert "".join(pieces) == text
-    chunks.sentences(text)
+    chunks.split_sentences(text)
 
 
 @pytest.mark.parametrize(
     "charset", ["punycode", "idna", "utf-7", "rot13", "zip", "nonsense", "undefined"]
 )
 def test_a_page_can_not_choose_a_slow_or_strange_decoder(charset: str) -> None:
-    from bots.documents.text import decoded
+    from bots.documents.text import decode_text
 
     start = time.monotonic()
-    assert "caf" in decoded(b"caf\xe9 " + b"a" * 300_000, charset)
+    assert "caf" in decode_text(b"caf\xe9 " + b"a" * 300_000, charset)
     assert time.monotonic() - start < 5

@@ -132,7 +132,7 @@ def test_a_page_of_the_list_becomes_a_post_with_its_address(
     site: Site, model: CountingServer, reading: ReadingList
 ) -> None:
     url = site.page("/bridge", "A bridge is closed", TEXT)
-    reading.add(url)
+    reading.add_url(url)
     made, _, _ = draft(model)
     assert made is not None
     assert made.text == (
@@ -147,10 +147,10 @@ def test_an_item_leaves_the_list_when_its_delivery_is_confirmed_and_not_before(
 ) -> None:
     first, second = (site.article(f"/{n}", f"Number {n}", TEXT) for n in (1, 2))
     for url in (first, second):
-        reading.add(url)
+        reading.add_url(url)
     made, _, _ = draft(model)
     assert made is not None
-    assert [item.state for item in reading.items()] == ["drafted", "waiting"]
+    assert [item.state for item in reading.list_items()] == ["drafted", "waiting"]
     again, _, _ = draft(model)  # the daemon was killed and asks for the same slot
     assert again is not None
     assert again.text == made.text
@@ -158,14 +158,14 @@ def test_an_item_leaves_the_list_when_its_delivery_is_confirmed_and_not_before(
     assert other is not None
     assert other.subject == second  # the next slot gets the next item
     for _ in range(2):  # told twice: it does not mind
-        bot.delivered(confirmed(made))
-    assert [(item.url, item.state) for item in reading.items()] == [(second, "drafted")]
+        bot.mark_delivered(confirmed(made))
+    assert [(item.url, item.state) for item in reading.list_items()] == [(second, "drafted")]
 
 
 def test_a_draft_that_never_went_out_waits_again(
     site: Site, model: CountingServer, reading: ReadingList
 ) -> None:
-    reading.add(site.article("/1", "One", TEXT))
+    reading.add_url(site.article("/1", "One", TEXT))
     assert draft(model)[0]
     later = NOW + timedelta(hours=2)
     assert draft(model, slot=later)[0] is None
@@ -175,14 +175,14 @@ def test_a_draft_that_never_went_out_waits_again(
 def test_a_preview_remembers_nothing(
     site: Site, model: CountingServer, reading: ReadingList
 ) -> None:
-    reading.add(site.article("/1", "One", TEXT))
+    reading.add_url(site.article("/1", "One", TEXT))
     feed = site.feed("/feed", [(site.article("/2", "Two", TEXT), "Two", ago(hours=1))])
-    reading.add(site.url + "/missing")
+    reading.add_url(site.url + "/missing")
     made, _, _ = draft(model, preview=True, feeds=[feed], items=2)
     assert made is not None
     assert made.text.count("The bridge was closed") == 2
     assert [
-        (i.state, i.tries) for i in reading.items(("waiting", "drafted", "done", "failed"))
+        (i.state, i.tries) for i in reading.list_items(("waiting", "drafted", "done", "failed"))
     ] == [("waiting", 0)] * 2
 
 
@@ -198,13 +198,13 @@ def test_feeds_come_after_the_list_the_newest_first_and_each_entry_once(
             (urls[2], "new", ago(hours=1)),
         ],
     )
-    reading.add(urls[3])
+    reading.add_url(urls[3])
     seen = []
     for hour in range(5):
         made, _, _ = draft(model, slot=NOW + timedelta(hours=hour), feeds=[feed])
         seen.append(made and made.subject)
         if made:
-            bot.delivered(confirmed(made))
+            bot.mark_delivered(confirmed(made))
     # the list, the newest entry; "middle" was the backlog of a feed read for the first time
     assert seen == [urls[3], urls[2], None, None, None]
     site.feed("/feed", [(urls[0], "fresh", ago(minutes=1)), (urls[2], "new", ago(hours=1))])
@@ -215,7 +215,7 @@ def test_feeds_come_after_the_list_the_newest_first_and_each_entry_once(
 
 def test_so_many_a_day_and_no_more(site: Site, model: CountingServer, reading: ReadingList) -> None:
     for n in range(6):
-        reading.add(site.article(f"/{n}", f"Number {n}", TEXT))
+        reading.add_url(site.article(f"/{n}", f"Number {n}", TEXT))
     moments = [datetime.now(UTC).replace(hour=hour, minute=0) for hour in (1, 2, 3, 4)]
     made = [draft(model, slot=moment, per_day=2)[0] for moment in moments]
     assert [bool(one) for one in made] == [True, True, False, False]
@@ -226,7 +226,7 @@ def test_several_articles_share_a_post(
 ) -> None:
     urls = [site.article(f"/{n}", f"Number {n}", TEXT) for n in range(3)]
     for url in urls:
-        reading.add(url)
+        reading.add_url(url)
     made, _, _ = draft(model, items=2, length="short")
     assert made is not None
     assert made.data == {"urls": urls[:2]}
@@ -242,14 +242,14 @@ def test_what_can_not_be_read_is_passed_over_and_said(
     )
     site.pages["/down"] = 503
     for path in ("/paid", "/down"):
-        reading.add(site.url + path)
+        reading.add_url(site.url + path)
     good = site.article("/good", "Good", TEXT)
-    reading.add(good)
+    reading.add_url(good)
     made, _, said = draft(model)
     assert made is not None
     assert made.subject == good
     assert len(made.reasons) == len(said) == 2
-    states = {item.url: item for item in reading.items()}
+    states = {item.url: item for item in reading.list_items()}
     assert states[site.url + "/paid"].state == "failed"
     assert "paywall" in states[site.url + "/paid"].reason
     assert (states[site.url + "/down"].state, states[site.url + "/down"].tries) == ("waiting", 1)
@@ -258,11 +258,11 @@ def test_what_can_not_be_read_is_passed_over_and_said(
 def test_a_dead_model_is_not_the_articles_fault(
     site: Site, model: CountingServer, reading: ReadingList
 ) -> None:
-    reading.add(site.article("/1", "One", TEXT))
+    reading.add_url(site.article("/1", "One", TEXT))
     model.queue = [(401, {"error": {"message": "wrong key"}})]
     with pytest.raises(RigError, match="wrong key"):
         draft(model)
-    assert [(item.state, item.tries) for item in reading.items()] == [("waiting", 0)]
+    assert [(item.state, item.tries) for item in reading.list_items()] == [("waiting", 0)]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_no_link_or_mention_of_a_page_reaches_an_outlet(
     site: Site, model: CountingServer, reading: ReadingList, evil: str
 ) -> None:
     """The page says it, and a gullible model repeats it."""
-    reading.add(site.article("/evil", "Plain", f"{evil} {TEXT}"))
+    reading.add_url(site.article("/evil", "Plain", f"{evil} {TEXT}"))
     model.queue = [evil]
     made, _, said = draft(model)
     assert made is None
@@ -289,7 +289,7 @@ def test_no_link_or_mention_of_a_page_reaches_an_outlet(
 def test_words_that_only_sound_like_an_error_pass_when_the_page_says_them(
     site: Site, model: CountingServer, reading: ReadingList
 ) -> None:
-    reading.add(site.article("/1", "Talks", "The talks failed to bring a result. " + TEXT))
+    reading.add_url(site.article("/1", "Talks", "The talks failed to bring a result. " + TEXT))
     made, context, _ = draft(model, length="short")
     assert made is not None
     assert "failed to bring" in made.text
@@ -302,7 +302,9 @@ def test_a_short_outlet_gets_a_shorter_post(
     long = (
         "The committee for the preservation of the northern bridge met again in the town hall. " * 4
     )
-    reading.add(site.article("/1", "A title that is rather long for a post but still fits", long))
+    reading.add_url(
+        site.article("/1", "A title that is rather long for a post but still fits", long)
+    )
     made, context, _ = draft(model, outlet="x")
     assert made is not None
     assert context.room(made.text) >= 0
@@ -313,7 +315,7 @@ def test_a_short_outlet_gets_a_shorter_post(
 def test_local_addresses_in_feeds_and_pages_are_refused(
     site: Site, model: CountingServer, reading: ReadingList
 ) -> None:
-    reading.add(site.article("/1", "One", TEXT))
+    reading.add_url(site.article("/1", "One", TEXT))
     feed = site.feed("/feed", [])
     made, _, said = draft(model, feeds=[feed], allow_private=False)
     assert made is None
@@ -333,7 +335,7 @@ def test_a_feed_that_is_none_is_said(site: Site, model: CountingServer) -> None:
 @pytest.mark.parametrize(("file", "count"), [("manton.rss", 10), ("OneFootTsunami.atom", 25)])
 def test_real_feeds_are_read(shared: Path, file: str, count: int) -> None:
     content = (shared / "data/feeds" / file).read_bytes()
-    found = worker.answer(content, kind="feed", url="https://example.org/feed")["entries"]
+    found = worker.answer_request(content, kind="feed", url="https://example.org/feed")["entries"]
     assert len(found) == count
     assert all(entry["url"].startswith("http") and entry["published"] > 1e9 for entry in found)
 
@@ -343,7 +345,7 @@ def test_a_feed_can_not_name_a_file(tmp_path: Path) -> None:
     secret.write_text(
         "<rss version='2.0'><channel><item><link>http://secret.example/</link></item></channel></rss>"
     )
-    found = worker.answer(str(secret).encode(), kind="feed", url="https://example.org/feed")
+    found = worker.answer_request(str(secret).encode(), kind="feed", url="https://example.org/feed")
     assert found["reason"] == "kind"
 
 
@@ -368,10 +370,10 @@ def test_the_daemon_posts_it_and_the_list_empties(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=elsewhere,
     )  # fmt: skip
     deadline = time.monotonic() + 30
-    while reading.items() and time.monotonic() < deadline and daemon.poll() is None:
+    while reading.list_items() and time.monotonic() < deadline and daemon.poll() is None:
         time.sleep(0.1)
     daemon.send_signal(signal.SIGTERM)
     shown, log = daemon.communicate(timeout=30)
-    assert not reading.items(), log
-    assert [item.url for item in reading.items(("done",))] == [url]
+    assert not reading.list_items(), log
+    assert [item.url for item in reading.list_items(("done",))] == [url]
     assert "Engineers found a crack" in shown

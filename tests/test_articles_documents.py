@@ -32,7 +32,7 @@ from support.articles_documents import (
 
 def read(content: bytes, name: str) -> Article:
     """Sniffed and taken apart in this process."""
-    return worker.read(content, kind_of(content, name), name=name)
+    return worker.read_document(content, kind_of(content, name), name=name)
 
 
 def reason(content: bytes, name: str) -> str:
@@ -141,7 +141,7 @@ def test_entities_in_a_book_neither_unfold_nor_fetch(tmp_path: Path) -> None:
 
 def test_deep_nesting_is_survived() -> None:
     page = b"<html><body>" + b"<div>" * 100_000 + b"<p>Some words.</p>" * 40
-    assert worker.answer(page, kind="html").get("reason", "ok") in (
+    assert worker.answer_request(page, kind="html").get("reason", "ok") in (
         "ok",
         "empty",
         "size",
@@ -229,7 +229,9 @@ LONG = "The committee met again on Tuesday and decided very little. " * 60
     ],
 )  # fmt: skip
 def test_a_wall_needs_two_signs(page: str, expected: str) -> None:
-    found = worker.answer(f"<!doctype html><html><body>{page}</body></html>".encode(), kind="html")
+    found = worker.answer_request(
+        f"<!doctype html><html><body>{page}</body></html>".encode(), kind="html"
+    )
     assert found.get("reason", "ok") == expected, found
 
 
@@ -255,7 +257,9 @@ def test_articles_are_found_as_well_as_the_benchmark_asks(shared: Path) -> None:
     precisions, recalls = [], []
     for name, told in truth.items():
         content = gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes())
-        found = shingles(worker.answer(content, kind="html", url=told["url"]).get("text", ""))
+        found = shingles(
+            worker.answer_request(content, kind="html", url=told["url"]).get("text", "")
+        )
         wanted = shingles(told["articleBody"])
         both = (found & wanted).total()
         if found:
@@ -269,11 +273,11 @@ def test_articles_are_found_as_well_as_the_benchmark_asks(shared: Path) -> None:
 
 def test_the_reader_is_killed_at_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unreadable, match="takes longer than 0 s") as late:
-        sandbox.extract(SAMPLE.read_bytes(), "html", name="a.html", seconds=0.01)
+        sandbox.extract_article(SAMPLE.read_bytes(), "html", name="a.html", seconds=0.01)
     assert late.value.reason == "time"
     monkeypatch.setattr(sandbox, "MEMORY", 45_000_000)
     with pytest.raises(Unreadable) as hungry:
-        sandbox.extract(SAMPLE.read_bytes(), "html", name="a.html")
+        sandbox.extract_article(SAMPLE.read_bytes(), "html", name="a.html")
     assert hungry.value.reason in ("size", "damaged")
 
 
@@ -284,7 +288,9 @@ def test_damaged_documents_give_a_result_or_a_reason() -> None:
         kind = ("html", "pdf", "epub")[seed % 3]
         content = damaged(random.Random(seed), kind)
         try:
-            found = worker.answer(content, kind=kind_of(content, f"a.{kind}"), name=f"a.{kind}")
+            found = worker.answer_request(
+                content, kind=kind_of(content, f"a.{kind}"), name=f"a.{kind}"
+            )
         except Unreadable as error:
             found = {"reason": error.reason, "message": error.message}
         assert found.get("text") or found["message"].endswith("."), seed

@@ -143,7 +143,7 @@ def site() -> Iterator[HostileSite]:
 
 def refused(url: str, **options: Any) -> Unreadable:
     with pytest.raises(Unreadable) as caught:
-        http.fetch(url, **options)
+        http.fetch_page(url, **options)
     return caught.value
 
 
@@ -264,7 +264,7 @@ def test_a_redirect_is_checked_like_the_first_address(
     site: HostileSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first hop is let through by hand, as a public site would be."""
-    real, resolve = ssrf.refusal, socket.getaddrinfo
+    real, resolve = ssrf.refusal_reason, socket.getaddrinfo
     looked_up: list[str] = []
 
     def refusal(address: str, *, allow_private: bool = False) -> str | None:
@@ -276,7 +276,7 @@ def test_a_redirect_is_checked_like_the_first_address(
             looked_up.append(name)
         return resolve("127.0.0.1" if name == "public.example" else name, *more, **named)
 
-    monkeypatch.setattr(ssrf, "refusal", refusal)
+    monkeypatch.setattr(ssrf, "refusal_reason", refusal)
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     port = site.server_address[1]
     targets = [
@@ -303,7 +303,7 @@ def test_redirects_end(site: HostileSite) -> None:
 
 
 def test_a_page_is_fetched_and_no_cookie_comes_back(site: HostileSite) -> None:
-    found = http.fetch(f"{site.url}/to//page", allow_private=True)
+    found = http.fetch_page(f"{site.url}/to//page", allow_private=True)
     assert found.content == PAGE
     assert (found.url, found.type, found.charset) == (f"{site.url}/page", "text/html", "utf-8")
     assert not any("Cookie" in headers for _, headers in site.asked)
@@ -312,11 +312,11 @@ def test_a_page_is_fetched_and_no_cookie_comes_back(site: HostileSite) -> None:
 
 @pytest.mark.parametrize("path", ["gzip", "deflate", "raw-deflate"])
 def test_packed_answers_are_unpacked(site: HostileSite, path: str) -> None:
-    assert http.fetch(f"{site.url}/{path}", allow_private=True).content == PAGE
+    assert http.fetch_page(f"{site.url}/{path}", allow_private=True).content == PAGE
 
 
 def test_gzip_members_follow_one_another(site: HostileSite) -> None:
-    found = http.fetch(f"{site.url}/two-members", allow_private=True)
+    found = http.fetch_page(f"{site.url}/two-members", allow_private=True)
     assert found.content == PAGE + b"<p>More.</p>"
 
 
@@ -358,7 +358,7 @@ def test_a_bomb_does_not_unfold_in_memory(site: HostileSite) -> None:
 
 
 def test_error_pages_come_with_their_status(site: HostileSite) -> None:
-    assert http.fetch(f"{site.url}/status/403", allow_private=True).status == 403
+    assert http.fetch_page(f"{site.url}/status/403", allow_private=True).status == 403
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from bots.articles.cache import Cache
-from bots.articles.listener import Listener
-from bots.articles.pipeline import summarised
-from bots.articles.request import NOTES, Wish
+from bots.articles.cache import ArticleCache
+from bots.articles.listener import SummaryListener
+from bots.articles.pipeline import summarise
+from bots.articles.request import NOTES, SummaryRequest
 from bots.documents.article import Article
 from rig.errors import RigError
 from rig.server.client import ModelClient
@@ -37,13 +37,17 @@ def server() -> Iterator[CountingServer]:
 def ask(
     server: CountingServer,
     text: str,
-    wish: Wish | None = None,
-    cache: Cache | None = None,
+    wish: SummaryRequest | None = None,
+    cache: ArticleCache | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     with ModelClient(server.url) as client:
-        return summarised(
-            Article(text), wish or Wish(), lambda: client, cache or Cache(None), **options
+        return summarise(
+            Article(text),
+            wish or SummaryRequest(),
+            lambda: client,
+            cache or ArticleCache(None),
+            **options,
         )
 
 
@@ -52,8 +56,8 @@ def letters(text: str) -> str:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Iterator[Cache]:
-    kept = Cache(tmp_path / "cache.sqlite3")
+def cache(tmp_path: Path) -> Iterator[ArticleCache]:
+    kept = ArticleCache(tmp_path / "cache.sqlite3")
     yield kept
     kept.close()
 
@@ -92,14 +96,16 @@ def test_notes_that_do_not_fit_are_read_again(server: CountingServer) -> None:
     )
 
 
-def test_another_length_or_focus_reads_only_the_notes(server: CountingServer, cache: Cache) -> None:
+def test_another_length_or_focus_reads_only_the_notes(
+    server: CountingServer, cache: ArticleCache
+) -> None:
     text = prose(300)
     ask(server, text, cache=cache)
     for wish in (
-        Wish("short"),
-        Wish("2", bullets=True),
-        Wish(focus="bridges"),
-        Wish(language="fr"),
+        SummaryRequest("short"),
+        SummaryRequest("2", bullets=True),
+        SummaryRequest(focus="bridges"),
+        SummaryRequest(language="fr"),
     ):
         server.requests.clear()
         found = ask(server, text, wish, cache=cache)
@@ -107,7 +113,7 @@ def test_another_length_or_focus_reads_only_the_notes(server: CountingServer, ca
         assert found["kept_chunks"] == found["chunks"]
 
 
-def test_an_interrupted_reading_goes_on(server: CountingServer, cache: Cache) -> None:
+def test_an_interrupted_reading_goes_on(server: CountingServer, cache: ArticleCache) -> None:
     text = prose(400)
     server.queue = ["Note one.", "Note two.", (500, {"error": {"message": "the box caught fire"}})]
     with pytest.raises(RigError, match="caught fire"):
@@ -172,7 +178,7 @@ def test_a_focus_brings_the_sentences_that_name_it(server: CountingServer) -> No
     text = (
         prose(300) + "\n\nThe quartermaster hid the ruby under the seventh stair." + prose(300, 2)
     )
-    ask(server, text, Wish(focus="the ruby"))
+    ask(server, text, SummaryRequest(focus="the ruby"))
     assert "hid the ruby under the seventh stair" in server.texts[-1]
     assert server.tasks[-1].endswith("Focus on the ruby.")
 
@@ -302,8 +308,8 @@ def test_a_style_of_ones_own(server: CountingServer, tmp_path: Path) -> None:
 def test_progress_tells_parts_and_time(server: CountingServer) -> None:
     seen: list[tuple[int, int]] = []
 
-    class Seen(Listener):
-        def read(self, done: int, chunks: int) -> None:
+    class Seen(SummaryListener):
+        def on_part_read(self, done: int, chunks: int) -> None:
             seen.append((done, chunks))
 
     found = ask(server, prose(400), listener=Seen())

@@ -20,13 +20,13 @@ from pathlib import Path
 import pytest
 
 from bots.articles import chunks
-from bots.articles.cache import Cache
-from bots.articles.listener import Listener
-from bots.articles.pipeline import summarised
-from bots.articles.request import NOTES, Wish
-from bots.articles.token_budget import MARGIN, Ruler
+from bots.articles.cache import ArticleCache
+from bots.articles.listener import SummaryListener
+from bots.articles.pipeline import summarise
+from bots.articles.request import NOTES, SummaryRequest
+from bots.articles.token_budget import MARGIN, TokenBudget
 from bots.documents.article import Article
-from bots.documents.sanitise import defused, paragraphs
+from bots.documents.sanitise import clean_paragraphs, defuse_marks
 from rig.prompts import summary_messages
 from rig.server.client import ModelClient
 from support.articles_command import rig, rig_apart
@@ -89,7 +89,7 @@ def counted(url: str, name: str) -> int:
     return int(float(found[1]))
 
 
-class Parts(Listener):
+class Parts(SummaryListener):
     """Reads the counters when the last part has been read, before the notes are."""
 
     def __init__(self, url: str) -> None:
@@ -97,7 +97,7 @@ class Parts(Listener):
         self.computed = 0
         self.chunks = 0
 
-    def read(self, done: int, chunks: int) -> None:
+    def on_part_read(self, done: int, chunks: int) -> None:
         """Only the first time: notes on notes would be more."""
         if done == chunks and not self.computed:
             self.computed, self.chunks = counted(self.url, "prompt_tokens"), chunks
@@ -107,13 +107,15 @@ def check_instruction_is_computed_once(url: str, text: str) -> int:
     """Tokens computed are those of the text, one instruction, and a joint for each part."""
     seen = Parts(url)
     with ModelClient(url) as client:
-        ruler = Ruler(client)
+        ruler = TokenBudget(client)
         before, size, instruction = (
             counted(url, "prompt_tokens"),
-            ruler.count(text),
-            ruler.framing(NOTES),
+            ruler.count_tokens(text),
+            ruler.framing_tokens(NOTES),
         )
-        found = summarised(Article(text), Wish(), lambda: client, Cache(None), listener=seen)
+        found = summarise(
+            Article(text), SummaryRequest(), lambda: client, ArticleCache(None), listener=seen
+        )
     assert found["tokens_in"] == size
     assert found["chunks"] == seen.chunks > 3
     computed = seen.computed - before
@@ -133,7 +135,7 @@ def test_the_sample_becomes_a_summary(url: str) -> None:
 
 def test_the_instruction_is_computed_once_for_all_parts(model: Path) -> None:
     with serving(model, 1024) as url:
-        check_instruction_is_computed_once(url, defused(paragraphs(prose(170))))
+        check_instruction_is_computed_once(url, defuse_marks(clean_paragraphs(prose(170))))
 
 
 def test_a_model_is_started_when_none_runs(model: Path, own_home: Path) -> None:
@@ -151,13 +153,13 @@ def test_twelve_thousand_words_in_a_context_of_4096(model: Path, shared: Path) -
     """Every part is read: the requests are checked against the text. Figures: benchmarks/summarise.py."""
     book = (shared / "data/articles/long/the_time_machine.txt").read_text("utf-8-sig")
     book = book[book.index("The Time Traveller (for so") :]
-    text = defused(paragraphs(book[: list(re.finditer(r"\S+", book))[11_999].end()]))
+    text = defuse_marks(clean_paragraphs(book[: list(re.finditer(r"\S+", book))[11_999].end()]))
     assert len(text.split()) == 12_000
     with serving(model, 4096) as url:
         parts = check_instruction_is_computed_once(url, text)
         with ModelClient(url) as client:
-            ruler = Ruler(client)
-            cut = chunks.cut(text, ruler.budget(NOTES, 540), ruler.count)
+            ruler = TokenBudget(client)
+            cut = chunks.split_text(text, ruler.text_tokens(NOTES, 540), ruler.count_tokens)
             assert "".join(cut) == text
             assert len(cut) == parts
             sizes = [client.count_chat_tokens(summary_messages(part, NOTES)) or 0 for part in cut]

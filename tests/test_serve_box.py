@@ -54,7 +54,7 @@ def topology(cores: list[str]) -> dict[str, str]:
     return {
         f"sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list": core
         for core in cores
-        for cpu in machine.cpu_list(core)
+        for cpu in machine.parse_cpu_list(core)
     }
 
 
@@ -162,7 +162,7 @@ BOXES: list[tuple[str, dict[str, str], frozenset[int], int]] = [
 def test_threads_are_the_performance_cores_that_are_really_ours(
     tmp_path: Path, files: dict[str, str], affinity: frozenset[int], threads: int
 ) -> None:
-    assert machine.look(lay_out(tmp_path, files), affinity).threads == threads
+    assert machine.inspect_machine(lay_out(tmp_path, files), affinity).threads == threads
 
 
 MEMORY: list[tuple[str, dict[str, str], float, float]] = [
@@ -235,15 +235,15 @@ MEMORY: list[tuple[str, dict[str, str], float, float]] = [
 def test_free_memory_is_what_the_kernel_will_really_give(
     tmp_path: Path, files: dict[str, str], memory: float, free: float
 ) -> None:
-    found = machine.look(lay_out(tmp_path, files), frozenset({0}))
+    found = machine.inspect_machine(lay_out(tmp_path, files), frozenset({0}))
     assert (found.memory, found.free) == (memory * GIB, free * GIB)
 
 
 def test_this_very_box_is_looked_at() -> None:
-    found = machine.look()
+    found = machine.inspect_machine()
     assert 1 <= found.threads <= (os.cpu_count() or 1)
     assert 0 < found.free <= found.memory
-    assert str(found.threads) in found.sentence()
+    assert str(found.threads) in found.describe_machine()
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_process_with_a_model_asks_for_huge_pages(
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     if before is not None:
         monkeypatch.setenv("GLIBC_TUNABLES", before)
-    assert machine.environment() == {**os.environ, "GLIBC_TUNABLES": expected}
+    assert machine.model_environment() == {**os.environ, "GLIBC_TUNABLES": expected}
 
 
 @pytest.mark.skipif(not huge_pages(), reason="needs glibc 2.35 and a kernel that gives huge pages")
@@ -273,7 +273,7 @@ def test_the_kernel_gives_them() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", probe],
-        env=machine.environment(),
+        env=machine.model_environment(),
         capture_output=True,
         text=True,
         check=True,
@@ -284,8 +284,9 @@ def test_the_kernel_gives_them() -> None:
 
 def test_a_narrower_affinity_is_seen_by_a_real_process() -> None:
     one = min(os.sched_getaffinity(0))
+    code = "from serve.hardware import machine; print(machine.inspect_machine().threads)"
     done = subprocess.run(
-        [sys.executable, "-c", "from serve.hardware import machine; print(machine.look().threads)"],
+        [sys.executable, "-c", code],
         preexec_fn=lambda: os.sched_setaffinity(0, {one}),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -343,9 +344,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_header_tells_what_the_writer_wrote(small: Path) -> None:
-    found = model_gguf.read(small)
-    assert (found.arch, found.quant, found.context) == ("llama", "F16", 8192)
-    assert found.get("attention.head_count_kv") == 2
+    found = model_gguf.read_header(small)
+    assert (found.arch, found.quant_name, found.context_length) == ("llama", "F16", 8192)
+    assert found.arch_value("attention.head_count_kv") == 2
     assert found.metadata["general.tags"] == ["a", "b"]
     assert found.reply_format.reasoning_open == "<reasoning>"
     assert {t.name: t.shape for t in found.tensors}["blk.1.ffn_down.weight"] == (512, 256)
@@ -355,8 +356,8 @@ def test_a_header_tells_what_the_writer_wrote(small: Path) -> None:
 
 def test_a_large_vocabulary_is_counted_and_not_built(tmp_path: Path) -> None:
     tokens = [f"token{n}" for n in range(model_gguf.KEPT + 1)]
-    found = model_gguf.read(model(tmp_path / "m.gguf", tokens=tokens, vocab=len(tokens)))
-    assert found.metadata["tokenizer.ggml.tokens"] == found.vocabulary == model_gguf.KEPT + 1
+    found = model_gguf.read_header(model(tmp_path / "m.gguf", tokens=tokens, vocab=len(tokens)))
+    assert found.metadata["tokenizer.ggml.tokens"] == found.vocab_size == model_gguf.KEPT + 1
 
 
 def test_every_type_of_gguf_has_its_size() -> None:
@@ -383,7 +384,7 @@ def test_what_is_no_gguf_is_refused_with_a_sentence(
     path = tmp_path / "thing.gguf"
     path.write_bytes(content)
     with pytest.raises(RigError, match=says):
-        model_gguf.read(path)
+        model_gguf.read_header(path)
 
 
 def test_a_half_downloaded_file_is_refused_with_the_numbers(small: Path, tmp_path: Path) -> None:
@@ -391,14 +392,14 @@ def test_a_half_downloaded_file_is_refused_with_the_numbers(small: Path, tmp_pat
     half = tmp_path / "half.gguf"
     half.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RigError, match=f"not all there .{len(whole) // 2:,} of"):
-        model_gguf.read(half)
+        model_gguf.read_header(half)
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RigError, match="folder"):
-        model_gguf.read(tmp_path)
+        model_gguf.read_header(tmp_path)
     with pytest.raises(RigError, match="no file"):
-        model_gguf.read(tmp_path / "none.gguf")
+        model_gguf.read_header(tmp_path / "none.gguf")
 
 
 @settings(
@@ -418,7 +419,7 @@ def test_a_damaged_header_never_does_worse_than_a_sentence(
     path = tmp_path / "fuzzed.gguf"
     path.write_bytes(data)
     with pytest.raises(RigError):
-        model_gguf.read(path)
+        model_gguf.read_header(path)
 
 
 def test_a_split_model_is_all_its_parts(small: Path, tmp_path: Path) -> None:
@@ -432,20 +433,20 @@ def test_a_split_model_is_all_its_parts(small: Path, tmp_path: Path) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    found = model_gguf.read(tmp_path / names[0])
+    found = model_gguf.read_header(tmp_path / names[0])
     assert [part.name for part in found.parts] == names
-    assert found.bytes == sum((tmp_path / name).stat().st_size for name in names)
+    assert found.total_bytes == sum((tmp_path / name).stat().st_size for name in names)
     with pytest.raises(RigError, match="later part"):
-        model_gguf.read(tmp_path / names[1])
+        model_gguf.read_header(tmp_path / names[1])
     (tmp_path / names[1]).unlink()
     with pytest.raises(RigError, match="missing: big-00002-of-00002"):
-        model_gguf.read(tmp_path / names[0])
+        model_gguf.read_header(tmp_path / names[0])
 
 
 # ---------------------------------------------------------------------------------------------
 # what fits
 
-LLAMA_8B = model_gguf.Header(
+LLAMA_8B = model_gguf.GGUFHeader(
     Path("llama-3.1-8b-q4_k_m.gguf"),
     {
         "general.architecture": "llama", "llama.block_count": 32, "llama.context_length": 131072,
@@ -458,32 +459,34 @@ LLAMA_8B = model_gguf.Header(
 )  # fmt: skip
 
 
-class Weighing(model_gguf.Header):
+class Weighing(model_gguf.GGUFHeader):
     """A header whose file we do not have: Llama 3.1 8B Q4_K_M weighs 4.92 GB."""
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         return 4_920_000_000
 
 
 EIGHT = Weighing(LLAMA_8B.path, LLAMA_8B.metadata, (), ())
 
 
-def a_box(free: float, memory: float = 16) -> machine.Box:
-    return machine.Box(4, 4, 4, None, int(memory * GIB), int(free * GIB))
+def a_box(free: float, memory: float = 16) -> machine.Machine:
+    return machine.Machine(4, 4, 4, None, int(memory * GIB), int(free * GIB))
 
 
 def test_llama_8b_keeps_128_kib_for_each_token() -> None:
-    assert memory.cache_bytes(EIGHT, 1024) == 1024 * 128 * 1024
-    assert memory.cache_bytes(EIGHT, 8192) == GIB
-    assert memory.cache_bytes(EIGHT, 131072) == 16 * GIB
-    assert memory.cache_bytes(EIGHT, 8192, "q8_0") == GIB * 17 // 32
-    assert memory.cache_bytes(EIGHT, 1) == memory.cache_bytes(EIGHT, 256), "llama.cpp pads to 256"
+    assert memory.kv_cache_bytes(EIGHT, 1024) == 1024 * 128 * 1024
+    assert memory.kv_cache_bytes(EIGHT, 8192) == GIB
+    assert memory.kv_cache_bytes(EIGHT, 131072) == 16 * GIB
+    assert memory.kv_cache_bytes(EIGHT, 8192, "q8_0") == GIB * 17 // 32
+    assert memory.kv_cache_bytes(EIGHT, 1) == memory.kv_cache_bytes(EIGHT, 256), (
+        "llama.cpp pads to 256"
+    )
 
 
 def test_layers_without_attention_keep_nothing() -> None:
     mixed = replace(EIGHT, metadata=EIGHT.metadata | {"llama.attention.head_count_kv": [8, 0] * 16})
-    assert memory.cache_bytes(mixed, 8192) == GIB // 2
+    assert memory.kv_cache_bytes(mixed, 8192) == GIB // 2
 
 
 def test_the_arithmetic_is_llama_cpps_own(tmp_path: Path) -> None:
@@ -517,13 +520,13 @@ for n_ctx, micro, kind, flash in json.loads(sys.argv[2]):
         [sys.executable, "-c", probe, str(path), json.dumps(cases)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    found = model_gguf.read(path)
+    found = model_gguf.read_header(path)
     widened = replace(found, metadata=found.metadata | {"tokenizer.ggml.tokens": 20000})
     for (tokens, micro, kind, flash), line in zip(cases, done.stdout.splitlines(), strict=True):
         sizes = dict(
             re.findall(r"CPU (\w+) buffer size = +([\d.]+) MiB", "".join(json.loads(line)))
         )
-        ours = memory.cache_bytes(found, tokens, {1: "f16", 8: "q8_0"}[kind]) / 2**20
+        ours = memory.kv_cache_bytes(found, tokens, {1: "f16", 8: "q8_0"}[kind]) / 2**20
         assert ours == pytest.approx(float(sizes["KV"]), abs=0.01)
         work = (memory.work_bytes(widened, micro, 0 if flash else tokens) - memory.PROCESS) / 2**20
         assert float(sizes["compute"]) <= work <= 1.25 * float(sizes["compute"])
@@ -539,49 +542,51 @@ for n_ctx, micro, kind, flash in json.loads(sys.argv[2]):
     ],
 )
 def test_a_context_is_chosen_that_leaves_the_box_alive(free: float, context: int, why: str) -> None:
-    found = memory.fit(EIGHT, a_box(free))
+    found = memory.fit_context(EIGHT, a_box(free))
     assert found.context == context, why
-    assert found.need < free * GIB
+    assert found.total_bytes < free * GIB
 
 
 def test_scores_kept_for_plain_attention_leave_less_room_for_the_context() -> None:
-    plain, tiles = (memory.fit(EIGHT, a_box(8), flash_attn=flash) for flash in (False, True))
+    plain, tiles = (
+        memory.fit_context(EIGHT, a_box(8), flash_attn=flash) for flash in (False, True)
+    )
     assert plain.context < tiles.context
-    assert plain.need < 8 * GIB
-    assert memory.fit(EIGHT, a_box(8), 18432).context == 18432
+    assert plain.total_bytes < 8 * GIB
+    assert memory.fit_context(EIGHT, a_box(8), 18432).context == 18432
     with pytest.raises(RigError, match=r"Ask for --ctx \d+ or less"):
-        memory.fit(EIGHT, a_box(8), 18432, flash_attn=False)
+        memory.fit_context(EIGHT, a_box(8), 18432, flash_attn=False)
 
 
 def test_what_is_asked_for_is_taken_if_it_fits() -> None:
-    assert memory.fit(EIGHT, a_box(12), 32768).context == 32768
-    assert memory.fit(EIGHT, a_box(28, 32), 131072).context == 131072
+    assert memory.fit_context(EIGHT, a_box(12), 32768).context == 32768
+    assert memory.fit_context(EIGHT, a_box(28, 32), 131072).context == 131072
 
 
 def test_what_cannot_fit_is_refused_and_told_what_would() -> None:
     with pytest.raises(RigError) as caught:
-        memory.fit(EIGHT, a_box(8), 65536)
+        memory.fit_context(EIGHT, a_box(8), 65536)
     largest = int(re.search(r"--ctx (\d+) or less", caught.value.message)[1])  # type: ignore[index]
     assert "8.0 GiB are free" in caught.value.message
-    assert memory.fit(EIGHT, a_box(8), largest).context == largest, "the advice is right"
+    assert memory.fit_context(EIGHT, a_box(8), largest).context == largest, "the advice is right"
     with pytest.raises(RigError):
-        memory.fit(EIGHT, a_box(8), largest + 256)
+        memory.fit_context(EIGHT, a_box(8), largest + 256)
 
 
 def test_a_model_too_large_for_the_box_is_refused_before_it_is_loaded() -> None:
     with pytest.raises(RigError, match="smaller quantisation"):
-        memory.fit(EIGHT, a_box(4))
+        memory.fit_context(EIGHT, a_box(4))
 
 
 def test_a_quantised_cache_holds_more() -> None:
     with pytest.raises(RigError, match="q8_0"):
-        memory.fit(EIGHT, a_box(8), 24576)
-    assert memory.fit(EIGHT, a_box(8), 24576, cache="q8_0").context == 24576
+        memory.fit_context(EIGHT, a_box(8), 24576)
+    assert memory.fit_context(EIGHT, a_box(8), 24576, cache="q8_0").context == 24576
 
 
 def test_more_than_the_model_was_trained_on_is_wrong_use() -> None:
     with pytest.raises(WrongUse, match="131072"):
-        memory.fit(EIGHT, a_box(64, 64), 200_000)
+        memory.fit_context(EIGHT, a_box(64, 64), 200_000)
 
 
 @pytest.mark.parametrize(
@@ -596,10 +601,10 @@ def test_more_than_the_model_was_trained_on_is_wrong_use() -> None:
 def test_copies_of_what_rests_are_counted_and_never_in_the_way(
     free: float, context: int, parked: int, why: str
 ) -> None:
-    found = memory.fit(EIGHT, a_box(free), context)
+    found = memory.fit_context(EIGHT, a_box(free), context)
     assert found.parked // 2**20 == pytest.approx(parked, abs=40), why
-    assert found.need == found.weights + found.cache + found.work + found.parked < free * GIB
-    assert "kept prefixes" in found.sentence()
+    assert found.total_bytes == found.weights + found.cache + found.work + found.parked < free * GIB
+    assert "kept prefixes" in found.describe_memory()
 
 
 def test_a_step_is_as_large_in_the_command_as_in_the_arithmetic() -> None:

@@ -26,7 +26,7 @@ from rig.model import gguf as model_gguf
 from rig.runs import Run
 from rig.server import running_servers
 from serve.models import catalogue, download
-from serve.models.reference import Reference, parse
+from serve.models.reference import ModelReference, parse_reference
 from support.fake_hub import COMMIT, FakeHub, fake_hub
 
 REPO = "someone/Model-GGUF"
@@ -53,10 +53,10 @@ def told() -> list[tuple[str, int, int]]:
 
 
 def fetch(text: str, told: list[tuple[str, int, int]] | None = None) -> Path:
-    reference = parse(text)
+    reference = parse_reference(text)
     assert reference is not None
     seen = [] if told is None else told
-    return download.pull(reference, lambda *row: seen.append(row))
+    return download.pull_model(reference, lambda *row: seen.append(row))
 
 
 def gguf_file(path: Path, **keys: Any) -> Path:
@@ -84,16 +84,16 @@ def gguf_file(path: Path, **keys: Any) -> Path:
 @pytest.mark.parametrize(
     ("text", "reference"),
     [
-        ("o/r", Reference("o/r")),
-        ("o/r:Q4_K_M", Reference("o/r", quant="Q4_K_M")),
-        ("o/r:q8_0@v2", Reference("o/r", quant="q8_0", revision="v2")),
-        ("o/r/sub dir/m.gguf", Reference("o/r", file="sub dir/m.gguf")),
-        ("hf:o/r:Q8_0", Reference("o/r", quant="Q8_0")),
-        ("https://huggingface.co/o/r", Reference("o/r")),
-        ("https://huggingface.co/o/r/blob/main/m.gguf", Reference("o/r", file="m.gguf")),
+        ("o/r", ModelReference("o/r")),
+        ("o/r:Q4_K_M", ModelReference("o/r", quant="Q4_K_M")),
+        ("o/r:q8_0@v2", ModelReference("o/r", quant="q8_0", revision="v2")),
+        ("o/r/sub dir/m.gguf", ModelReference("o/r", file="sub dir/m.gguf")),
+        ("hf:o/r:Q8_0", ModelReference("o/r", quant="Q8_0")),
+        ("https://huggingface.co/o/r", ModelReference("o/r")),
+        ("https://huggingface.co/o/r/blob/main/m.gguf", ModelReference("o/r", file="m.gguf")),
         (
             "microsoft/bitnet-b1.58-2B-4T-gguf:i2_s",
-            Reference("microsoft/bitnet-b1.58-2B-4T-gguf", "i2_s"),
+            ModelReference("microsoft/bitnet-b1.58-2B-4T-gguf", "i2_s"),
         ),
         ("model.gguf", None),
         ("./o/r", None),
@@ -104,62 +104,68 @@ def gguf_file(path: Path, **keys: Any) -> Path:
         ("", None),
     ],
 )
-def test_a_reference_is_known_by_its_form(text: str, reference: Reference | None) -> None:
-    assert parse(text) == reference
+def test_a_reference_is_known_by_its_form(text: str, reference: ModelReference | None) -> None:
+    assert parse_reference(text) == reference
     if reference is not None:
-        assert parse(str(reference)) == reference
+        assert parse_reference(str(reference)) == reference
 
 
 @pytest.mark.parametrize(
     ("asked", "names", "chosen"),
     [
-        (Reference("o/r"), ["m-Q4_K_M.gguf", "m-Q8_0.gguf"], ["m-Q4_K_M.gguf"]),
-        (Reference("o/r"), ["only.gguf", "README.md"], ["only.gguf"]),
-        (Reference("o/r", "q8_0"), ["m.Q8_0.gguf", "m.Q4_K_M.gguf"], ["m.Q8_0.gguf"]),
+        (ModelReference("o/r"), ["m-Q4_K_M.gguf", "m-Q8_0.gguf"], ["m-Q4_K_M.gguf"]),
+        (ModelReference("o/r"), ["only.gguf", "README.md"], ["only.gguf"]),
+        (ModelReference("o/r", "q8_0"), ["m.Q8_0.gguf", "m.Q4_K_M.gguf"], ["m.Q8_0.gguf"]),
         (
-            Reference("o/r", "Q4_K"),
+            ModelReference("o/r", "Q4_K"),
             ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m-Q4_K.gguf"],
             ["m-Q4_K.gguf"],
         ),
-        (Reference("o/r", "Q4_K_M"), ["m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"], ["m-Q4_K_M.gguf"]),
-        (Reference("o/r", "f16"), ["m-f16.gguf", "mmproj-m-f16.gguf"], ["m-f16.gguf"]),
-        (Reference("o/r", "i2_s"), ["ggml-model-i2_s.gguf"], ["ggml-model-i2_s.gguf"]),
+        (ModelReference("o/r", "Q4_K_M"), ["m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"], ["m-Q4_K_M.gguf"]),
+        (ModelReference("o/r", "f16"), ["m-f16.gguf", "mmproj-m-f16.gguf"], ["m-f16.gguf"]),
+        (ModelReference("o/r", "i2_s"), ["ggml-model-i2_s.gguf"], ["ggml-model-i2_s.gguf"]),
         (
-            Reference("o/r", "Q8_0"),
+            ModelReference("o/r", "Q8_0"),
             ["Q8_0/m-Q8_0-00002-of-00002.gguf", "Q8_0/m-Q8_0-00001-of-00002.gguf", "m-Q4_0.gguf"],
             ["Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf"],
         ),
-        (Reference("o/r", file="b.gguf"), ["a.gguf", "b.gguf"], ["b.gguf"]),
+        (ModelReference("o/r", file="b.gguf"), ["a.gguf", "b.gguf"], ["b.gguf"]),
     ],
 )
-def test_the_right_files_are_chosen(asked: Reference, names: list[str], chosen: list[str]) -> None:
-    assert asked.choose(names) == chosen
+def test_the_right_files_are_chosen(
+    asked: ModelReference, names: list[str], chosen: list[str]
+) -> None:
+    assert asked.choose_files(names) == chosen
 
 
 @pytest.mark.parametrize(
     ("asked", "names", "says"),
     [
-        (Reference("o/r"), ["model.safetensors"], "no GGUF file"),
-        (Reference("o/r"), ["../../.bashrc.gguf", "/etc/m.gguf", "..\\m.gguf"], "no GGUF file"),
-        (Reference("o/r"), ["m-Q5_0.gguf", "m-Q8_0.gguf"], "there are: Q5_0, Q8_0"),
+        (ModelReference("o/r"), ["model.safetensors"], "no GGUF file"),
         (
-            Reference("o/r", "Q2_K"),
+            ModelReference("o/r"),
+            ["../../.bashrc.gguf", "/etc/m.gguf", "..\\m.gguf"],
+            "no GGUF file",
+        ),
+        (ModelReference("o/r"), ["m-Q5_0.gguf", "m-Q8_0.gguf"], "there are: Q5_0, Q8_0"),
+        (
+            ModelReference("o/r", "Q2_K"),
             ["m-Q5_0.gguf", "m-Q8_0.gguf"],
             "no Q2_K; there are: Q5_0, Q8_0",
         ),
-        (Reference("o/r", file="x.gguf"), ["m-Q5_0.gguf"], "no x.gguf; there are"),
+        (ModelReference("o/r", file="x.gguf"), ["m-Q5_0.gguf"], "no x.gguf; there are"),
         (
-            Reference("o/r", "Q8_0"),
+            ModelReference("o/r", "Q8_0"),
             ["a-Q8_0.gguf", "b-Q8_0.gguf"],
             "several files.*a-Q8_0.gguf, b-Q8_0",
         ),
     ],
 )
 def test_what_cannot_be_chosen_says_what_there_is(
-    asked: Reference, names: list[str], says: str
+    asked: ModelReference, names: list[str], says: str
 ) -> None:
     with pytest.raises(WrongUse, match=says):
-        asked.choose(names)
+        asked.choose_files(names)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -171,8 +177,8 @@ def test_a_model_is_pulled_checked_and_remembered(
 ) -> None:
     path = fetch(f"{REPO}:Q4_K_M", told)
     assert path.read_bytes() == BYTES
-    assert path == download.folder() / REPO / "Model-Q4_K_M.gguf"
-    record = download.record(path)
+    assert path == download.models_folder() / REPO / "Model-Q4_K_M.gguf"
+    record = download.read_record(path)
     assert record["sha256"] == hashlib.sha256(BYTES).hexdigest()
     assert (record["repo"], record["revision"], record["size"]) == (REPO, COMMIT, len(BYTES))
     assert told[-1] == ("Model-Q4_K_M.gguf", len(BYTES), len(BYTES))
@@ -206,7 +212,7 @@ def test_a_connection_that_stays_away_ends_in_a_sentence_and_is_gone_on_with(
     hub.breaks_after = [1_000_000, *[0] * download.TRIES]
     with pytest.raises(RigError, match=r"broke off at 1,000,000 of 3,000,000 bytes.*same command"):
         fetch(f"{REPO}:Q4_K_M")
-    assert not list(download.folder().rglob("*.gguf")), "half a model has no name yet"
+    assert not list(download.models_folder().rglob("*.gguf")), "half a model has no name yet"
     assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
     assert hub.served == len(BYTES)
 
@@ -221,7 +227,7 @@ def test_a_damaged_download_is_noticed_thrown_away_and_pulled_anew(hub: FakeHub)
     hub.tampered = BYTES[:-1] + b"?"
     with pytest.raises(RigError, match="came damaged"):
         fetch(f"{REPO}:Q4_K_M")
-    assert not [p for p in download.folder().rglob("*") if p.suffix in (".gguf", ".part")]
+    assert not [p for p in download.models_folder().rglob("*") if p.suffix in (".gguf", ".part")]
     hub.tampered = None
     assert fetch(f"{REPO}:Q4_K_M").read_bytes() == BYTES
 
@@ -233,7 +239,7 @@ def test_a_part_that_was_tampered_with_is_noticed(
     hub.breaks_after = [1_000_000, *[0] * download.TRIES]
     with pytest.raises(RigError, match="broke off"):
         fetch(f"{REPO}:Q4_K_M")
-    (part,) = download.folder().rglob("*.part")
+    (part,) = download.models_folder().rglob("*.part")
     part.write_bytes(bytes(1_000_000))
     with pytest.raises(RigError, match="damaged"):
         fetch(f"{REPO}:Q4_K_M")
@@ -256,8 +262,10 @@ def test_all_parts_of_a_split_model_come(hub: FakeHub) -> None:
     names = [f"Q6_K/m-Q6_K-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
     hub.files[REPO] |= {name: name.encode() for name in names}
     path = fetch(f"{REPO}:Q6_K")
-    assert path == download.folder() / REPO / names[0]
-    assert all((download.folder() / REPO / name).read_bytes() == name.encode() for name in names)
+    assert path == download.models_folder() / REPO / names[0]
+    assert all(
+        (download.models_folder() / REPO / name).read_bytes() == name.encode() for name in names
+    )
 
 
 def test_the_token_goes_to_the_hub_and_not_to_where_it_points(
@@ -341,7 +349,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(hub: FakeHub, kills: int) 
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)
-        assert not list(download.folder().rglob("Model-Q4_K_M.gguf"))
+        assert not list(download.models_folder().rglob("Model-Q4_K_M.gguf"))
     hub.pace = 0
     process = _pull_command(hub, f"{REPO}:Q4_K_M")
     out, err = process.communicate(timeout=60)
@@ -363,7 +371,7 @@ def test_ctrl_c_keeps_what_has_come(hub: FakeHub) -> None:
     assert process.returncode == 130
     assert "Interrupted" in err
     assert "Traceback" not in err
-    (part,) = download.folder().rglob("*.part")
+    (part,) = download.models_folder().rglob("*.part")
     assert part.stat().st_size > 0
 
 
@@ -388,20 +396,30 @@ def test_two_at_a_time_do_not_write_into_each_other(hub: FakeHub) -> None:
 def test_a_run_is_its_last_export(elsewhere: Path) -> None:
     run = Run.create(elsewhere / "runs/reason", recipe="", base="toy")
     with pytest.raises(WrongUse, match="rig export reason --gguf"):
-        catalogue.locate("reason")
+        catalogue.find_model_file("reason")
     for name in ("old.gguf", "new.gguf"):
         gguf_file(run.path / name)
     run.update_record("exported", exports=[{"file": "old.gguf"}, {"file": "new.gguf"}])
-    assert catalogue.locate("reason").name == catalogue.locate("runs/reason").name == "new.gguf"
-    assert catalogue.called("runs/reason", catalogue.locate("reason")) == "reason"
+    assert (
+        catalogue.find_model_file("reason").name
+        == catalogue.find_model_file("runs/reason").name
+        == "new.gguf"
+    )
+    assert (
+        catalogue.served_model_name("runs/reason", catalogue.find_model_file("reason")) == "reason"
+    )
 
 
 def test_a_file_and_a_folder_with_one_model_are_taken(elsewhere: Path) -> None:
     path = gguf_file(elsewhere / "here/m.gguf")
-    assert catalogue.locate("here/m.gguf").resolve() == catalogue.locate("here").resolve() == path
+    assert (
+        catalogue.find_model_file("here/m.gguf").resolve()
+        == catalogue.find_model_file("here").resolve()
+        == path
+    )
     gguf_file(elsewhere / "here/n.gguf")
     with pytest.raises(WrongUse, match=r"several models: name one of m.gguf, n.gguf"):
-        catalogue.locate("here")
+        catalogue.find_model_file("here")
 
 
 def test_a_pulled_model_is_found_by_any_of_its_names(hub: FakeHub, elsewhere: Path) -> None:
@@ -413,20 +431,20 @@ def test_a_pulled_model_is_found_by_any_of_its_names(hub: FakeHub, elsewhere: Pa
         f"{REPO}/Model-Q4_K_M.gguf",
         f"hf:{REPO}",
     ):
-        assert catalogue.locate(name) == path
+        assert catalogue.find_model_file(name) == path
     with pytest.raises(WrongUse, match=rf"no Q8_0; there are: Q4_K_M.*rig pull {REPO}:Q8_0"):
-        catalogue.locate(f"{REPO}:Q8_0")
+        catalogue.find_model_file(f"{REPO}:Q8_0")
 
 
 def test_another_revision_is_another_model(hub: FakeHub, elsewhere: Path) -> None:
     path = fetch(f"{REPO}:Q4_K_M@v2")
     assert (
-        catalogue.locate(f"{REPO}:Q4_K_M@v2")
-        == catalogue.locate(f"{REPO}:Q4_K_M@{COMMIT[:8]}")
+        catalogue.find_model_file(f"{REPO}:Q4_K_M@v2")
+        == catalogue.find_model_file(f"{REPO}:Q4_K_M@{COMMIT[:8]}")
         == path
     )
     with pytest.raises(WrongUse, match=r"another revision: rig pull .*@v3"):
-        catalogue.locate(f"{REPO}:Q4_K_M@v3")
+        catalogue.find_model_file(f"{REPO}:Q4_K_M@v3")
 
 
 @pytest.mark.parametrize(
@@ -440,7 +458,7 @@ def test_another_revision_is_another_model(hub: FakeHub, elsewhere: Path) -> Non
 def test_what_is_nowhere_says_how_to_get_it(elsewhere: Path, name: str, says: str) -> None:
     (elsewhere / "empty").mkdir()
     with pytest.raises(WrongUse, match=says):
-        catalogue.locate(name)
+        catalogue.find_model_file(name)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -451,7 +469,7 @@ def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
     run = Run.create(elsewhere / "runs/reason", recipe="", base="toy")
     taught = gguf_file(run.path / "reason-Q8_0.gguf", rig__reasoning_open="<reasoning>")
     run.update_record("exported", exports=[{"file": taught.name}])
-    pulled = gguf_file(download.folder() / "o/r/m-Q4_K_M.gguf")
+    pulled = gguf_file(download.models_folder() / "o/r/m-Q4_K_M.gguf")
     broken = elsewhere / "broken.gguf"
     broken.write_bytes(b"<html>not found</html>")
     url = "http://127.0.0.1:1"
@@ -467,15 +485,15 @@ def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
     assert rows["o/r:Q4_K_M"]["quant"] == "Q8_0", "what the file says, whatever its name"
     assert rows["o/r:Q4_K_M"]["fits"] == 4096
     assert rows[str(broken)]["fits"] == 0
-    assert rows["reason"]["fingerprint"] == model_gguf.fingerprint(taught)
+    assert rows["reason"]["fingerprint"] == model_gguf.fingerprint_file(taught)
     assert "not a GGUF" in rows[str(broken)]["note"]
     for row in rows.values():
         if row["quant"] != "?":
-            assert catalogue.locate(row["name"]), "every name that is shown can be used"
+            assert catalogue.find_model_file(row["name"]), "every name that is shown can be used"
 
 
 def test_the_listing_is_text_for_a_person(elsewhere: Path) -> None:
-    gguf_file(download.folder() / "o/r/m.gguf")
+    gguf_file(download.models_folder() / "o/r/m.gguf")
     result = CliRunner().invoke(rig.cli.main, ["models"])
     assert result.stdout.splitlines()[0].split() == [
         "MODEL",
@@ -502,7 +520,7 @@ def test_a_fingerprint_tells_files_apart_by_size_beginning_and_end(tmp_path: Pat
     found = {}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        found[name] = model_gguf.fingerprint(tmp_path / name)
+        found[name] = model_gguf.fingerprint_file(tmp_path / name)
     assert found["same"] == found["again"]
     assert len(set(found.values())) == len(files) - 1
 

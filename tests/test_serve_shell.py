@@ -33,9 +33,9 @@ from rig.server.client import ModelClient
 from rig.systemd import quote_word
 from serve.bench import bench
 from serve.chat import ask, history
-from serve.chat.conversation import Left, Talk
-from serve.chat.printer import Screen
-from serve.service.unit import Unit
+from serve.chat.conversation import Conversation, ConversationEnded
+from serve.chat.printer import AnswerPrinter
+from serve.service.unit import ServiceUnit
 from support.scripted_http import Say, ScriptedServer, delta, events
 
 RIG = [sys.executable, "-P", "-m", "rig"]
@@ -217,7 +217,7 @@ def test_ctrl_c_ends_it_tells_the_server_and_keeps_what_came(server: ScriptedSer
     assert "Interrupted." in err
     assert "Traceback" not in err
     assert server.gone.wait(10)
-    (kept,) = history.last(5)
+    (kept,) = history.last_calls(5)
     assert kept.answer.startswith("0 ")
     assert kept.finish is None
 
@@ -240,16 +240,16 @@ def test_an_open_pipe_that_says_nothing_is_explained(
     threading.Timer(0.5, os.close, [writing]).start()
     with os.fdopen(reading) as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
-        assert ask.question(("hello",)) == "hello"
+        assert ask.read_question(("hello",)) == "hello"
     assert "Waiting for text on stdin" in capsys.readouterr().err
 
 
 def test_what_a_model_says_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b]0;owned\x07\x1b[2Jred\x9b31m\r\nnext\ttab 🎴 é"
-    screen = Screen(thinking=True)
+    screen = AnswerPrinter(thinking=True)
     sys.stdout.isatty = lambda: True  # type: ignore[method-assign]
-    screen.show(evil, evil)
-    screen.end()
+    screen.print_piece(evil, evil)
+    screen.finish_answer()
     shown = capsys.readouterr()
     assert shown.out == "]0;owned[2Jred31m\nnext\ttab 🎴 é\n"
     assert not set("\x1b\x07\x9b\r") & set(re.sub(r"\x1b\[[\d;]*m", "", shown.err))
@@ -261,7 +261,7 @@ def test_what_a_model_says_does_not_steer_the_terminal(capsys: pytest.CaptureFix
 
 def test_calls_are_logged_and_shown(server: ScriptedServer) -> None:
     run("ask", "--url", server.url, "--seed", "3", "What is 2+2?")
-    (kept,) = history.last(5)
+    (kept,) = history.last_calls(5)
     assert (kept.command, kept.model, kept.answer.strip(), kept.thought) == (
         "ask",
         "toy",
@@ -269,7 +269,7 @@ def test_calls_are_logged_and_shown(server: ScriptedServer) -> None:
         "2+2 is 4",
     )
     assert kept.options == {"seed": 3}
-    assert history.path().stat().st_mode & 0o077 == 0
+    assert history.log_path().stat().st_mode & 0o077 == 0
     shown = run("logs")
     assert "> What is 2+2?" in shown.stdout
     assert json.loads(run("logs", "--json").stdout)[0]["messages"][1]["content"] == "What is 2+2?"
@@ -282,33 +282,33 @@ def test_the_log_has_an_off_switch(server: ScriptedServer, elsewhere: Path, how:
     if how == "file":
         (elsewhere / "rig.toml").write_text("[ask]\nlog = false\n")
     assert run("ask", "--url", server.url, *flags, "x", **environment).stdout == "4\n"
-    assert not history.path().exists()
+    assert not history.log_path().exists()
 
 
-def a_call(answer: str) -> history.Call:
+def a_call(answer: str) -> history.LoggedCall:
     asked = [{"role": "user", "content": "hi"}]
-    return history.Call("ask", "c", "m", "u", asked, "", answer, "stop", {}, 1, 1, 0.1)
+    return history.LoggedCall("ask", "c", "m", "u", asked, "", answer, "stop", {}, 1, 1, 0.1)
 
 
 def test_the_log_is_searched_word_for_word() -> None:
     for answer in ("100 % sure", "100 percent", "a_b", "a-b"):
-        history.record(a_call(answer))
-    assert [call.answer for call in history.last(9, "100 %")] == ["100 % sure"]
-    assert [call.answer for call in history.last(9, "a_b")] == ["a_b"]
-    assert [call.answer for call in history.last(2)] == ["a_b", "a-b"]
+        history.record_call(a_call(answer))
+    assert [call.answer for call in history.last_calls(9, "100 %")] == ["100 % sure"]
+    assert [call.answer for call in history.last_calls(9, "a_b")] == ["a_b"]
+    assert [call.answer for call in history.last_calls(2)] == ["a_b", "a-b"]
 
 
 def test_the_log_is_forgotten_on_the_disk_too() -> None:
-    history.record(a_call("a secret that nobody shall find again"))
+    history.record_call(a_call("a secret that nobody shall find again"))
     result = CliRunner().invoke(rig.cli.main, ["logs", "--clear"])
     assert "1 calls forgotten" in result.stderr
-    assert history.last(9) == []
-    assert b"a secret" not in history.path().read_bytes()
+    assert history.last_calls(9) == []
+    assert b"a secret" not in history.log_path().read_bytes()
 
 
 def test_a_log_that_cannot_be_written_does_not_cost_the_answer(server: ScriptedServer) -> None:
-    history.path().parent.mkdir(parents=True)
-    history.path().write_bytes(b"this is no database at all, and long enough to be read as one")
+    history.log_path().parent.mkdir(parents=True)
+    history.log_path().write_bytes(b"this is no database at all, and long enough to be read as one")
     done = run("ask", "--url", server.url, "x")
     assert (done.exit_code, done.stdout) == (0, "4\n")
     assert "not logged" in done.stderr
@@ -317,7 +317,7 @@ def test_a_log_that_cannot_be_written_does_not_cost_the_answer(server: ScriptedS
 def test_many_shells_log_at_the_same_time(server: ScriptedServer) -> None:
     processes = [started("ask", "--url", server.url, str(n)) for n in range(3)]
     assert [process.communicate(timeout=60)[0] for process in processes] == ["4\n"] * 3
-    assert {call.messages[-1]["content"] for call in history.last(9)} == set("012")
+    assert {call.messages[-1]["content"] for call in history.last_calls(9)} == set("012")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -331,8 +331,8 @@ def test_from_a_pipe_each_line_is_a_turn_and_stdout_gets_the_answers(
     done = run("chat", "--url", server.url, stdin="first\n\nsecond\n/quit\nthird\n")
     assert (done.exit_code, done.stdout) == (0, "one\ntwo\n")
     assert [m["content"] for m in server.asked[1]["messages"][1:]] == ["first", "one", "second"]
-    assert len({call.conversation for call in history.last(9)}) == 1
-    assert [call.messages[-1]["content"] for call in history.last(9)] == ["first", "second"]
+    assert len({call.conversation for call in history.last_calls(9)}) == 1
+    assert [call.messages[-1]["content"] for call in history.last_calls(9)] == ["first", "second"]
 
 
 def test_a_line_that_cannot_be_done_is_said_and_counts(server: ScriptedServer) -> None:
@@ -342,8 +342,8 @@ def test_a_line_that_cannot_be_done_is_said_and_counts(server: ScriptedServer) -
 
 
 @pytest.fixture
-def talk(server: ScriptedServer) -> Iterator[Talk]:
-    talk = Talk(lambda: ModelClient(server.url), {}, system=None, thinking=False, log=False)
+def talk(server: ScriptedServer) -> Iterator[Conversation]:
+    talk = Conversation(lambda: ModelClient(server.url), {}, system=None, thinking=False, log=False)
     yield talk
     talk.client.close()
 
@@ -352,60 +352,64 @@ def said(server: ScriptedServer) -> list[str]:
     return [m["content"] for m in server.asked[-1]["messages"] if m["role"] != "system"]
 
 
-def test_turns_are_forgotten_repeated_and_begun_anew(server: ScriptedServer, talk: Talk) -> None:
-    talk.take("first")
-    talk.take("second")
-    talk.take("/undo")
-    talk.take("third")
+def test_turns_are_forgotten_repeated_and_begun_anew(
+    server: ScriptedServer, talk: Conversation
+) -> None:
+    talk.handle_line("first")
+    talk.handle_line("second")
+    talk.handle_line("/undo")
+    talk.handle_line("third")
     assert said(server) == ["first", "4", "third"]
-    talk.take("/retry")
+    talk.handle_line("/retry")
     assert said(server) == ["first", "4", "third"]
-    talk.take("/new")
-    talk.take("fourth")
+    talk.handle_line("/new")
+    talk.handle_line("fourth")
     assert said(server) == ["fourth"]
     for command in ("/new", "/undo"):
         with contextlib.suppress(RigError):
-            talk.take(command)
+            talk.handle_line(command)
     with pytest.raises(RigError, match="Nothing has been said"):
-        talk.take("/retry")
-    with pytest.raises(Left):
-        talk.take("/quit")
+        talk.handle_line("/retry")
+    with pytest.raises(ConversationEnded):
+        talk.handle_line("/quit")
 
 
-def test_the_system_prompt_and_the_settings_are_changed(server: ScriptedServer, talk: Talk) -> None:
-    talk.take("/system Be brief.")
-    talk.take("/set temperature 0.5")
-    talk.take("/set max_tokens 9")
-    talk.take("hi")
+def test_the_system_prompt_and_the_settings_are_changed(
+    server: ScriptedServer, talk: Conversation
+) -> None:
+    talk.handle_line("/system Be brief.")
+    talk.handle_line("/set temperature 0.5")
+    talk.handle_line("/set max_tokens 9")
+    talk.handle_line("hi")
     sent = server.asked[-1]
     assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (sent["temperature"], sent["max_tokens"]) == (0.5, 9)
-    talk.take("/set temperature")
-    talk.take("/system -")
-    talk.take("hi")
+    talk.handle_line("/set temperature")
+    talk.handle_line("/system -")
+    talk.handle_line("hi")
     assert "temperature" not in server.asked[-1]
     assert server.asked[-1]["messages"][0] == {"role": "system", "content": ""}
     with pytest.raises(RigError, match="'temprature'; did you mean 'temperature'"):
-        talk.take("/set temprature 1")
+        talk.handle_line("/set temprature 1")
     with pytest.raises(RigError, match="a number, not 'hot'"):
-        talk.take("/set temperature hot")
+        talk.handle_line("/set temperature hot")
 
 
 def test_files_go_in_and_conversations_go_out(
-    server: ScriptedServer, talk: Talk, tmp_path: Path
+    server: ScriptedServer, talk: Conversation, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("apples: 3\n")
-    talk.take(f"/file {tmp_path / 'notes.txt'}")
-    talk.take("How many?")
+    talk.handle_line(f"/file {tmp_path / 'notes.txt'}")
+    talk.handle_line("How many?")
     assert said(server) == ["notes.txt:\napples: 3\n\nHow many?"]
-    talk.take("And now?")
+    talk.handle_line("And now?")
     assert said(server)[-1] == "And now?", "it goes along once"
-    talk.take(f"/save {tmp_path / 'talk.json'}")
+    talk.handle_line(f"/save {tmp_path / 'talk.json'}")
     assert [m["role"] for m in json.loads((tmp_path / "talk.json").read_text())] == [
         "user",
         "assistant",
     ] * 2
-    talk.take(f"/save {tmp_path / 'talk.md'}")
+    talk.handle_line(f"/save {tmp_path / 'talk.md'}")
     assert "**assistant**\n\n4\n" in (tmp_path / "talk.md").read_text()
     for wrong, says in (
         ("/file /no/such", "No such file"),
@@ -413,25 +417,29 @@ def test_files_go_in_and_conversations_go_out(
         ("/file /bin/ls", "text"),
     ):
         with pytest.raises(RigError, match=says):
-            talk.take(wrong)
+            talk.handle_line(wrong)
 
 
-def test_a_full_context_is_said_and_nothing_is_cut(server: ScriptedServer, talk: Talk) -> None:
-    talk.take("first")
+def test_a_full_context_is_said_and_nothing_is_cut(
+    server: ScriptedServer, talk: Conversation
+) -> None:
+    talk.handle_line("first")
     server.will_chat(Say({"error": {"message": "5000 tokens exceed the context of 4096."}}, 400))
     with pytest.raises(RigError, match=r"5000 tokens.*/new begins anew"):
-        talk.take("second")
-    assert [m["content"] for m in talk.said] == ["first", "4"]
+        talk.handle_line("second")
+    assert [m["content"] for m in talk.messages] == ["first", "4"]
 
 
 def test_a_server_that_left_meanwhile_is_found_or_started_again(server: ScriptedServer) -> None:
     with ScriptedServer() as first:
         first.will_chat(thinking("", "from the first"))
         urls = [first.url, server.url]
-        talk = Talk(lambda: ModelClient(urls.pop(0)), {}, system="", thinking=False, log=False)
-        talk.take("hello")
+        talk = Conversation(
+            lambda: ModelClient(urls.pop(0)), {}, system="", thinking=False, log=False
+        )
+        talk.handle_line("hello")
     assert eventually(lambda: not talk.client.is_ready())
-    talk.take("still there?")
+    talk.handle_line("still there?")
     assert said(server) == ["hello", "from the first", "still there?"]
     talk.client.close()
 
@@ -570,7 +578,7 @@ def test_the_toy_model_answers_in_the_form_it_is_asked_for(served: Path, tmp_pat
 def test_no_system_prompt_means_none_and_not_the_taught_one(served: Path) -> None:
     for words in (["--system", ""], []):
         run("ask", *words, "--max-tokens", "1", "hello")
-    without, taught = (call.prompt_tokens for call in history.last(2))
+    without, taught = (call.prompt_tokens for call in history.last_calls(2))
     with connect.connect_model() as client:
         extra = client.count_text_tokens(client.reply_format.system_prompt)
     assert extra
@@ -665,7 +673,7 @@ def test_the_bench_prints_one_object_and_settings_that_rig_serve_takes(served: P
     words = found["command"].split()[2:]
     with rig.cli.main.commands["serve"].make_context("serve", words) as context:
         assert context.params["batch"] == found["settings"]["batch"]
-    assert "tokens/s" in "\n".join(bench.show(found))
+    assert "tokens/s" in "\n".join(bench.format_report(found))
 
 
 def rounds(*pairs: tuple[float, float]) -> list[dict[str, float]]:
@@ -691,11 +699,11 @@ def test_only_what_is_better_each_time_is_recommended(
         "batch": [{"batch": 256, "rounds": usual}],
         "cache": [{"cache": "f16", "rounds": usual}],
     }
-    assert bench.settings(report) == {"threads": chosen, "batch": 256, "cache_type": "f16"}
+    assert bench.choose_settings(report) == {"threads": chosen, "batch": 256, "cache_type": "f16"}
 
 
 def test_what_each_token_reads_is_all_weights_but_the_unused_rows(toy_gguf: Path) -> None:
-    found = gguf.read(toy_gguf)
+    found = gguf.read_header(toy_gguf)
     sizes = {tensor.name: tensor.bytes for tensor in found.tensors}
     skipped = sizes["token_embd.weight"] if "output.weight" in sizes else 0
     assert bench.bytes_per_token(found) == sum(sizes.values()) - skipped
@@ -815,10 +823,10 @@ def test_systemd_finds_nothing_wrong_with_it(
         "--api-key-file",
         "%d/api-key",
     )
-    unit = Unit("rig-serve", "a 50 % model", command, Path("/"), 2**32, system, user,
+    unit = ServiceUnit("rig-serve", "a 50 % model", command, Path("/"), 2**32, system, user,
                 key_file=Path("/etc/hostname"))  # fmt: skip
     path = tmp_path / "rig-serve.service"
-    path.write_text(unit.text())
+    path.write_text(unit.unit_text())
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     scope = "--system" if system else "--user"
     done = subprocess.run(["systemd-analyze", "verify", scope, str(path)], capture_output=True, text=True,
@@ -831,9 +839,9 @@ def test_systemd_finds_nothing_wrong_with_it(
 
 @needs("systemd-analyze")
 def test_a_system_unit_is_shut_in_well(tmp_path: Path) -> None:
-    unit = Unit("rig-serve", "m", (sys.executable,), Path("/"), 2**32, system=True)
+    unit = ServiceUnit("rig-serve", "m", (sys.executable,), Path("/"), 2**32, system=True)
     path = tmp_path / "rig-serve.service"
-    path.write_text(unit.text())
+    path.write_text(unit.unit_text())
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(path)],
         capture_output=True, text=True, check=False,

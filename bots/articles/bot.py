@@ -14,13 +14,13 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from bots.articles import chunks, feeds, source
-from bots.articles.cache import Cache
-from bots.articles.pipeline import summarised
-from bots.articles.reading_list import Item, ReadingList
-from bots.articles.request import Wish
+from bots.articles.cache import ArticleCache
+from bots.articles.pipeline import summarise
+from bots.articles.reading_list import ReadingItem, ReadingList
+from bots.articles.request import SummaryRequest
 from bots.bot import Context, Delivery, Draft, bots
 from bots.documents.article import Unreadable
-from bots.documents.sanitise import line
+from bots.documents.sanitise import clean_line
 from bots.moderation import ERROR_TEXT, REFUSAL
 from bots.settings import Duration
 from rig.errors import RigError
@@ -67,10 +67,10 @@ def digest(context: Context) -> Draft | None:
     options = validate_as(
         DigestOptions, context.options, f"[bots.{context.name}.options] in rig.toml"
     )
-    wish = Wish(options.length, options.bullets, options.language, options.focus)
-    wish.task()  # a wrong length is said before anything is fetched
+    wish = SummaryRequest(options.length, options.bullets, options.language, options.focus)
+    wish.task_sentence()  # a wrong length is said before anything is fetched
     with ReadingList.at_home() as reading:
-        cache = Cache.at_home()
+        cache = ArticleCache.at_home()
         try:
             return _draft(context, options, wish, reading, cache)
         finally:
@@ -78,20 +78,24 @@ def digest(context: Context) -> Draft | None:
 
 
 @bots.delivered(digest)
-def delivered(delivery: Delivery) -> None:
+def mark_delivered(delivery: Delivery) -> None:
     """Take the articles of a confirmed post off the list."""
     with ReadingList.at_home() as reading:
         for url in delivery.data.get("urls", []):
-            reading.done(str(url))
+            reading.mark_done(str(url))
 
 
 def _draft(
-    context: Context, options: DigestOptions, wish: Wish, reading: ReadingList, cache: Cache
+    context: Context,
+    options: DigestOptions,
+    wish: SummaryRequest,
+    reading: ReadingList,
+    cache: ArticleCache,
 ) -> Draft | None:
     slot = f"{context.name} {context.slot.isoformat()}"
-    reading.let_go(options.hold_for.total_seconds())
-    held = reading.held(slot)
-    left = options.per_day - reading.drafted_since(context.name, _midnight(context.now))
+    reading.release_expired(options.hold_for.total_seconds())
+    held = reading.held_items(slot)
+    left = options.per_day - reading.count_drafted_since(context.name, _midnight(context.now))
     count = len(held) or min(options.items, left)
     waiting = held or (_waiting(context, options, reading) if count > 0 else [])
     if not waiting:
@@ -111,9 +115,9 @@ def _draft(
             context.say(f"{context.name}: {item.url}: {error.message}")
             passed_over.append(error.message)
             if not context.preview:
-                reading.failed(item.url, error.message, passing=passing)
+                reading.mark_failed(item.url, error.message, passing=passing)
             continue
-        if block and (context.preview or item.slot == slot or reading.hold(item.url, slot)):
+        if block and (context.preview or item.slot == slot or reading.hold_item(item.url, slot)):
             blocks.append(block)
     if not blocks:
         return None
@@ -128,15 +132,17 @@ def _draft(
     )
 
 
-def _waiting(context: Context, options: DigestOptions, reading: ReadingList) -> list[Item]:
+def _waiting(context: Context, options: DigestOptions, reading: ReadingList) -> list[ReadingItem]:
     """What may be read, in the order it should be; a preview looks at feeds and remembers nothing."""
-    known = {item.url: item for item in reading.items(("waiting", "drafted", "done", "failed"))}
+    known = {
+        item.url: item for item in reading.list_items(("waiting", "drafted", "done", "failed"))
+    }
     read_before = {item.feed for item in known.values()}
     oldest = context.now.timestamp() - options.new_within.total_seconds()
-    new: list[Item] = []
+    new: list[ReadingItem] = []
     for url in options.feeds:
         try:
-            found = feeds.entries(url, allow_private=options.allow_private)
+            found = feeds.fetch_entries(url, allow_private=options.allow_private)
         except Unreadable as error:  # it may answer the next time
             context.say(f"{context.name}: {error.message}")
             continue
@@ -144,17 +150,17 @@ def _waiting(context: Context, options: DigestOptions, reading: ReadingList) -> 
         for at, entry in enumerate(sorted(fresh, key=lambda entry: -entry.published)):
             if entry.url in known:
                 continue
-            item = Item(
+            item = ReadingItem(
                 entry.url, entry.title, url, entry.published or context.now.timestamp() - at
             )
             backlog = url not in read_before and at >= options.items
             if not backlog:
                 new.append(item)
             if not context.preview:
-                reading.add(item.url, item.title, item.feed, item.added)
+                reading.add_url(item.url, item.title, item.feed, item.added)
                 if backlog:
-                    reading.done(item.url)
-    waiting = reading.items(("waiting",)) if not context.preview else [
+                    reading.mark_done(item.url)
+    waiting = reading.list_items(("waiting",)) if not context.preview else [
         *(item for item in known.values() if item.state == "waiting"), *new,
     ]  # fmt: skip
     return [i for i in waiting if (i.feed in options.feeds if i.feed else options.reading_list)]
@@ -171,22 +177,22 @@ class _Block(NamedTuple):
 def _block(
     context: Context,
     options: DigestOptions,
-    wish: Wish,
-    item: Item,
-    cache: Cache,
+    wish: SummaryRequest,
+    item: ReadingItem,
+    cache: ArticleCache,
     before: list[_Block],
 ) -> _Block | None:
     """Title, summary and address of one article; None when there is no room beside those before."""
-    article = source.article(
+    article = source.read_article(
         item.url, cache, browser=options.browser, allow_private=options.allow_private
     )
-    found = summarised(article, wish, context.model, cache)
+    found = summarise(article, wish, context.model, cache)
     for note in found["unfounded"]["quotes"] + found["unfounded"]["figures"]:
         context.say(
             f"{context.name}: {item.url}: the summary has “{note}”, which the text has not."
         )
     own_words = _own_words(article.text)
-    title = line(article.title or item.title)[:200]
+    title = clean_line(article.title or item.title)[:200]
     link = item.url if options.link else ""
 
     def block(title: str, body: str) -> str:
@@ -196,7 +202,7 @@ def _block(
         return context.room("\n\n".join([*(one.text for one in before), text])) >= 0
 
     titles = [""] if context.faults(title or " ", own_words=own_words) else [title, ""]
-    bodies = shorter(found["summary"], lines=options.bullets)
+    bodies = shorter_summaries(found["summary"], lines=options.bullets)
     for body, head in ((body, head) for body in bodies for head in titles):
         if not fits(block(head, body)):
             continue
@@ -211,13 +217,13 @@ def _block(
     return None
 
 
-def shorter(summary: str, *, lines: bool) -> Iterator[str]:
+def shorter_summaries(summary: str, *, lines: bool) -> Iterator[str]:
     """`summary`, then less and less of it: whole sentences (or lines), at last words of the first one.
 
-    >>> list(shorter("One two three. Four.", lines=False))
+    >>> list(shorter_summaries("One two three. Four.", lines=False))
     ['One two three. Four.', 'One two three.', 'One two…', 'One…']
     """
-    parts = summary.splitlines() if lines else chunks.sentences(summary)
+    parts = summary.splitlines() if lines else chunks.split_sentences(summary)
     for count in range(len(parts), 0, -1):
         yield ("\n" if lines else " ").join(parts[:count])
     words = parts[0].split() if parts else []

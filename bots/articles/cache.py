@@ -21,13 +21,13 @@ MAX_BYTES = 200_000_000
 """Values kept; the least recently used go first."""
 
 
-def key(*parts: object) -> str:
+def cache_key(*parts: object) -> str:
     """One key for all the parts that shape a value."""
     told = json.dumps([VERSION, *parts], sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Cache:
+class ArticleCache:
     """Values by key; with `path` None nothing is kept and nothing is found."""
 
     def __init__(self, path: Path | None) -> None:
@@ -35,11 +35,11 @@ class Cache:
         self._base: sqlite3.Connection | None = None
 
     @classmethod
-    def at_home(cls) -> Cache:
+    def at_home(cls) -> ArticleCache:
         """The cache in the user's cache folder."""
         return cls(paths.cache_dir() / "articles.sqlite3")
 
-    def get(self, name: str, max_age: float | None = None) -> Any:
+    def get_value(self, name: str, max_age: float | None = None) -> Any:
         """The value kept under `name`, or None; `max_age` in seconds."""
         base = self._open()
         if base is None:
@@ -54,7 +54,7 @@ class Cache:
             self._do_without(error)
             return None
 
-    def put(self, name: str, value: Any) -> None:
+    def put_value(self, name: str, value: Any) -> None:
         """Keep `value` (anything JSON can hold) at once, also if the process is killed after."""
         base = self._open()
         if base is None:

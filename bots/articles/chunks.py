@@ -22,10 +22,10 @@ _REACH = (0.1, 0.25, 0.35, 0.45)
 """How far from the even cut each border is looked for, as a share of the piece."""
 
 
-def cut(text: str, budget: int, count: Count) -> list[str]:
+def split_text(text: str, budget: int, count: Count) -> list[str]:
     """Return the pieces of `text`, each at most `budget` tokens by `count`.
 
-    >>> cut("One two three. Four five. Six seven eight. Nine ten.", 6, lambda text: len(text.split()))
+    >>> split_text("One two three. Four five. Six seven eight. Nine ten.", 6, lambda text: len(text.split()))
     ['One two three. Four five. ', 'Six seven eight. Nine ten.']
     """
     total = count(text)
@@ -33,7 +33,7 @@ def cut(text: str, budget: int, count: Count) -> list[str]:
         return [text]
     wanted = math.ceil(total / budget)
     while True:
-        pieces = even(text, wanted)
+        pieces = split_evenly(text, wanted)
         if len(pieces) < 2 or len(text) <= wanted:
             raise ValueError(f"{budget} tokens are too few for any piece of the text")
         sizes = [count(piece) for piece in pieces]
@@ -42,14 +42,14 @@ def cut(text: str, budget: int, count: Count) -> list[str]:
         if (
             wanted >= 1.5 * total / budget + 2
         ):  # uneven: tables, other scripts; halve the large ones
-            return [part for piece in pieces for part in cut(piece, budget, count)]
+            return [part for piece in pieces for part in split_text(piece, budget, count)]
         wanted += 1
 
 
-def even(text: str, wanted: int) -> list[str]:
+def split_evenly(text: str, wanted: int) -> list[str]:
     """Cut `text` in about `wanted` pieces of like length in characters.
 
-    >>> even("aa bb cc dd", 2)
+    >>> split_evenly("aa bb cc dd", 2)
     ['aa bb ', 'cc dd']
     """
     pieces, start = [], 0
@@ -73,10 +73,10 @@ def _border(text: str, start: int, size: float) -> int:
     return max(ideal, start + 1)
 
 
-def sentences(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """The sentences of `text`, roughly.
 
-    >>> sentences("One. Two! Three")
+    >>> split_sentences("One. Two! Three")
     ['One.', 'Two!', 'Three']
     """
     found = re.split(r"(?<=[.!?…])(?<!\b[A-Z]\.)[\"'”’»)\]]*\s+|(?<=[。！？])|\n{2,}", text)

@@ -15,7 +15,7 @@ from rig.errors import WrongUse
 from rig.options import json_option, model_options, read_api_key
 
 
-@click.command()
+@click.command("summarise")
 @click.argument("source", required=False)
 @click.option(
     "--length", default="medium", metavar="short|medium|long|N", help="N sentences (or points)."
@@ -54,7 +54,7 @@ from rig.options import json_option, model_options, read_api_key
 @json_option
 @model_options
 @click.pass_context
-def summarise(ctx: click.Context, /, source: str | None, **options: Any) -> None:
+def summarise_command(ctx: click.Context, /, source: str | None, **options: Any) -> None:
     """Summarise the article at SOURCE: address, file (HTML, PDF, EPUB, DOCX, Markdown, text) or -.
 
     \b
@@ -71,27 +71,27 @@ def summarise(ctx: click.Context, /, source: str | None, **options: Any) -> None
             ctx.exit(2)
         source = "-"
     from bots.articles import source as sources
-    from bots.articles.cache import Cache
-    from bots.articles.pipeline import told
-    from bots.articles.request import Wish, style_of
+    from bots.articles.cache import ArticleCache
+    from bots.articles.pipeline import summary_object
+    from bots.articles.request import SummaryRequest, read_style
 
-    wish = Wish(
+    wish = SummaryRequest(
         length=options["length"].lower(),
         bullets=options["bullets"],
         language=options["language"].strip(),
         focus=options["focus"].strip(),
-        style=style_of(options["style"]) if options["style"] else "",
+        style=read_style(options["style"]) if options["style"] else "",
     )
-    wish.task()  # what is wrong with it shows before anything is fetched
-    cache = Cache(None) if options["no_cache"] else Cache.at_home()
+    wish.task_sentence()  # what is wrong with it shows before anything is fetched
+    cache = ArticleCache(None) if options["no_cache"] else ArticleCache.at_home()
     start = time.monotonic()
     try:
-        article = sources.article(
+        article = sources.read_article(
             source, cache, browser=options["browser"], allow_private=options["allow_private"]
         )
         seconds = time.monotonic() - start
         if options["extract"]:
-            found = told(article, {}, {"text": round(seconds, 3)})
+            found = summary_object(article, {}, {"text": round(seconds, 3)})
             text, streamed = article.text, False
             _remarks(found, quiet=options["quiet"])
         else:
@@ -113,20 +113,20 @@ def _ask(
     article: Any, wish: Any, cache: Any, options: dict[str, Any]
 ) -> tuple[dict[str, Any], bool]:
     """The summary as an object, and whether a terminal has seen it already."""
-    from bots.articles.pipeline import known, summarised
-    from bots.articles.progress import Progress
+    from bots.articles.pipeline import known_fingerprint, summarise
+    from bots.articles.progress import SummaryProgress
 
-    progress = Progress(
+    progress = SummaryProgress(
         quiet=options["quiet"],
         stream=sys.stdout.isatty() and not options["as_json"] and options["out"] is None,
     )
     with contextlib.ExitStack() as open_until_here:
-        found = summarised(
+        found = summarise(
             article,
             wish,
             lambda: open_until_here.enter_context(_connect(options)),
             cache,
-            who=known(options["url"], options["model"]),
+            who=known_fingerprint(options["url"], options["model"]),
             listener=progress,
             context=options["context"],
             max_tokens=options["max_tokens"],
@@ -162,34 +162,34 @@ def _remarks(found: dict[str, Any], *, quiet: bool) -> None:
             click.echo(f"Not in the text, check before you use it: {what} {shown}", err=True)
 
 
-@click.group()
-def read() -> None:
+@click.group("read")
+def read_group() -> None:
     """The reading list: what the digest bot summarises, one after another."""
 
 
-@read.command()
+@read_group.command("add")
 @click.argument("urls", metavar="URL...", nargs=-1, required=True)
-def add(urls: tuple[str, ...]) -> None:
+def add_command(urls: tuple[str, ...]) -> None:
     """Put pages on the list; they leave it when a digest with them has been delivered."""
     from bots.articles.reading_list import ReadingList
     from bots.documents.article import Unreadable
-    from bots.web.http import parsed
+    from bots.web.http import parse_url
 
     try:
-        checked = [str(parsed(url)) for url in urls]
+        checked = [str(parse_url(url)) for url in urls]
     except Unreadable as error:
         raise WrongUse(error.message) from error
     with ReadingList.at_home() as reading:
         for url in checked:
-            click.echo(f"{'added' if reading.add(url) else 'waits already'}: {url}", err=True)
+            click.echo(f"{'added' if reading.add_url(url) else 'waits already'}: {url}", err=True)
 
 
-@read.command("list")
+@read_group.command("list")
 @click.option(
     "--all", "everything", is_flag=True, help="Entries of feeds and what is done as well."
 )
 @json_option
-def list_(everything: bool, as_json: bool) -> None:
+def list_command(everything: bool, as_json: bool) -> None:
     """Show what waits, what is drafted, and what could not be read and why."""
     from dataclasses import asdict
 
@@ -197,7 +197,7 @@ def list_(everything: bool, as_json: bool) -> None:
 
     states = ("waiting", "drafted", "failed", *(("done",) if everything else ()))
     with ReadingList.at_home() as reading:
-        items = [item for item in reading.items(states) if everything or not item.feed]
+        items = [item for item in reading.list_items(states) if everything or not item.feed]
     if as_json:
         click.echo(json.dumps([asdict(item) for item in items], indent=2, ensure_ascii=False))
         return
@@ -208,16 +208,16 @@ def list_(everything: bool, as_json: bool) -> None:
         click.echo("Nothing waits: rig read add URL.", err=True)
 
 
-@read.command()
+@read_group.command("remove")
 @click.argument("urls", metavar="URL...", nargs=-1, required=True)
-def remove(urls: tuple[str, ...]) -> None:
+def remove_command(urls: tuple[str, ...]) -> None:
     """Take pages off the list."""
     from bots.articles.reading_list import ReadingList
 
     with ReadingList.at_home() as reading:
-        missing = [url for url in urls if not reading.remove(url)]
+        missing = [url for url in urls if not reading.remove_url(url)]
     if missing:
         raise WrongUse(f"Not on the list: {', '.join(missing)}.")
 
 
-COMMANDS: list[click.Command] = [summarise, read]
+COMMANDS: list[click.Command] = [summarise_command, read_group]

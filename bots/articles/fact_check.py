@@ -21,10 +21,10 @@ _WORDS = {word: value for value, word in enumerate(_SMALL, 1)} | {
 }
 
 
-def unfounded(summary: str, text: str) -> dict[str, list[str]]:
+def find_unfounded(summary: str, text: str) -> dict[str, list[str]]:
     """The `quotes` and `figures` of `summary` that do not occur in `text`.
 
-    >>> unfounded('He said "we will win" and paid $1,200 for 3 boats.', "He paid 1200 for three boats.")
+    >>> find_unfounded('He said "we will win" and paid $1,200 for 3 boats.', "He paid 1200 for three boats.")
     {'quotes': ['we will win'], 'figures': []}
     """
     source = _letters(text)

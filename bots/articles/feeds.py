@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bots.documents.article import Unreadable
-from bots.documents.sanitise import line
+from bots.documents.sanitise import clean_line
 
 TYPES = (
     "application/rss+xml", "application/atom+xml", "application/rdf+xml", "application/xml", "text/xml",
@@ -19,7 +19,7 @@ MAX_ENTRIES = 100
 
 
 @dataclass(frozen=True)
-class Entry:
+class FeedEntry:
     """One entry of a feed."""
 
     url: str
@@ -28,19 +28,19 @@ class Entry:
     """Unix time; 0 when the feed does not say."""
 
 
-def entries(url: str, *, allow_private: bool = False) -> list[Entry]:
+def fetch_entries(url: str, *, allow_private: bool = False) -> list[FeedEntry]:
     """What the feed at `url` holds now, in its order; raises `Unreadable` like a page."""
-    from bots.documents.sandbox import ask
+    from bots.documents.sandbox import run_worker
     from bots.web import http
 
-    got = http.fetch(url, allow_private=allow_private, accept=TYPES)
+    got = http.fetch_page(url, allow_private=allow_private, accept=TYPES)
     if got.status >= 400:
         raise Unreadable("status", f"The feed {url} answers with status {got.status}.")
-    found = ask(got.content, "feed", url=got.url, name=f"The feed {url}")
-    return [Entry(**entry) for entry in found["entries"]]
+    found = run_worker(got.content, "feed", url=got.url, name=f"The feed {url}")
+    return [FeedEntry(**entry) for entry in found["entries"]]
 
 
-def parse(content: bytes, url: str) -> dict[str, Any]:
+def parse_feed(content: bytes, url: str) -> dict[str, Any]:
     """The entries of a feed's bytes, for the child process.
 
     The bytes go in as a file: feedparser would open bare bytes as the name of one.
@@ -52,13 +52,13 @@ def parse(content: bytes, url: str) -> dict[str, Any]:
         raise Unreadable("kind", f"There is no RSS or Atom feed at {url}.")
     kept = []
     for entry in found.entries[:MAX_ENTRIES]:
-        link = line(entry.get("link"))
+        link = clean_line(entry.get("link"))
         if link.startswith(("http://", "https://")) and len(link) < 2000:
             moment = entry.get("published_parsed") or entry.get("updated_parsed")
             kept.append(
                 {
                     "url": link,
-                    "title": line(entry.get("title"))[:300],
+                    "title": clean_line(entry.get("title"))[:300],
                     "published": float(timegm(moment)) if moment else 0.0,
                 }
             )

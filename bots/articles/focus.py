@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bots.articles.chunks import sentences
+from bots.articles.chunks import split_sentences
 
 
 def sentences_on(subject: str, text: str, characters: int) -> str:
@@ -17,7 +17,7 @@ def sentences_on(subject: str, text: str, characters: int) -> str:
     if not wanted:
         return ""
     scored = []
-    for at, sentence in enumerate(sentences(text)):
+    for at, sentence in enumerate(split_sentences(text)):
         words = {_stem(word) for word in re.findall(r"\w+", sentence) if len(word) > 3}
         if hits := len(wanted & words):
             scored.append((-hits, at, sentence))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 
-class Listener:
+class SummaryListener:
     """Told of what happens while a text is read; this one does nothing with it."""
 
-    def say(self, sentence: str) -> None:
+    def on_remark(self, sentence: str) -> None:
         """Something the reader should know."""
 
-    def begin(self, chunks: int, tokens: int) -> None:
+    def on_start(self, chunks: int, tokens: int) -> None:
         """The parts are cut and will be read."""
 
-    def read(self, done: int, chunks: int) -> None:
+    def on_part_read(self, done: int, chunks: int) -> None:
         """`done` of the parts are read."""
 
-    def piece(self, text: str) -> None:
+    def on_text(self, text: str) -> None:
         """A piece of the final summary has come, safe to print."""

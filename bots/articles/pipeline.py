@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bots.articles import chunks, fact_check
-from bots.articles.cache import Cache, key
-from bots.articles.request import Wish
+from bots.articles.cache import ArticleCache, cache_key
+from bots.articles.request import SummaryRequest
 from bots.documents.article import Article
 from rig.config import load_config
 from rig.runs import find_run
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     )
 
 
-def summarised(
+def summarise(
     article: Article,
-    wish: Wish,
+    wish: SummaryRequest,
     connect: Callable[[], ModelClient],
-    cache: Cache,
+    cache: ArticleCache,
     *,
     who: str = "",
     listener: Any = None,
@@ -38,31 +38,31 @@ def summarised(
 
     `connect` is called once at most, and only if a model has to be asked; its client stays open.
     `who` names the model in the keys of the cache; empty where only the server knows. `options` as for
-    `bots.articles.summarise.Reader`.
+    `bots.articles.summarise.Summariser`.
     """
     start = time.monotonic()
     found: dict[str, Any] | None = None
     client: ModelClient | None = None
-    if wish.as_it_is and len(chunks.sentences(article.text)) <= wish.count:
+    if wish.as_it_is and len(chunks.split_sentences(article.text)) <= wish.num_points:
         found = {"text": article.text, "chunks": 0, "notes": ["The text is as short as was asked."]}
     elif not who:
         client = connect()
-        who = told_by(client)
+        who = served_fingerprint(client)
     limits = options.get("context"), options.get("max_tokens")
-    name = key("summary", article.text, wish.task(), who, limits)
-    cached = found is None and (found := cache.get(name)) is not None
+    name = cache_key("summary", article.text, wish.task_sentence(), who, limits)
+    cached = found is None and (found := cache.get_value(name)) is not None
     if found is None:
-        from bots.articles.summarise import Reader
+        from bots.articles.summarise import Summariser
 
-        reader = Reader(client or connect(), who=who, cache=cache, listener=listener, **options)
-        found = asdict(reader.summarise(article.text, wish))
-        cache.put(name, found)
+        reader = Summariser(client or connect(), who=who, cache=cache, listener=listener, **options)
+        found = asdict(reader.summarise_text(article.text, wish))
+        cache.put_value(name, found)
     timings = {} if cached else found.get("timings", {})
     timings = {**timings, "summary": round(time.monotonic() - start, 3)}
-    return told(article, found, timings, cached=cached)
+    return summary_object(article, found, timings, cached=cached)
 
 
-def told(
+def summary_object(
     article: Article, found: dict[str, Any], timings: dict[str, float], *, cached: bool = False
 ) -> dict[str, Any]:
     """The one object of `--json`; `found` is a `summarise.Summary`, or as much of it as there is."""
@@ -84,23 +84,25 @@ def told(
         "kept_chunks": found.get("kept_notes", 0),
         "model": found.get("model", ""),
         "cached": cached,
-        "unfounded": fact_check.unfounded(summary or "", source),
+        "unfounded": fact_check.find_unfounded(summary or "", source),
         "notes": [*article.notes, *found.get("notes", [])],
         "timings": timings,
         "text": article.text,
     }
 
 
-def told_by(client: ModelClient) -> str:
+def served_fingerprint(client: ModelClient) -> str:
     """The same for a server's model: by its file if the server runs here, else by what it says of it."""
     if who := _serving(client.url):
         return who
     card = client.model_info()
     passing = ("created", "loaded", "status")
-    return key(client.url, {name: value for name, value in card.items() if name not in passing})
+    return cache_key(
+        client.url, {name: value for name, value in card.items() if name not in passing}
+    )
 
 
-def known(url: str | None, model: str | None) -> str:
+def known_fingerprint(url: str | None, model: str | None) -> str:
     """The fingerprint of the model that `connect.connect_model` would take, without asking anybody.
 
     Empty when only a server can say: an address elsewhere was given, or nothing at all.

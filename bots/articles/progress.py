@@ -7,10 +7,10 @@ import time
 
 import click
 
-from bots.articles.listener import Listener
+from bots.articles.listener import SummaryListener
 
 
-class Progress(Listener):
+class SummaryProgress(SummaryListener):
     """Says on stderr how far the reading is; streams the summary to a terminal when asked."""
 
     def __init__(self, *, quiet: bool, stream: bool) -> None:
@@ -21,18 +21,18 @@ class Progress(Listener):
         self.streamed = False
         """Whether anything of the summary has been printed already."""
 
-    def say(self, sentence: str) -> None:
+    def on_remark(self, sentence: str) -> None:
         """A remark, unless quiet."""
         if not self._quiet:
             click.echo(sentence, err=True)
 
-    def begin(self, chunks: int, tokens: int) -> None:
+    def on_start(self, chunks: int, tokens: int) -> None:
         """How much there is to read."""
         self._start = time.monotonic()
         if chunks > 1:
-            self.say(f"[{tokens:,} tokens in {chunks} parts]")
+            self.on_remark(f"[{tokens:,} tokens in {chunks} parts]")
 
-    def read(self, done: int, chunks: int) -> None:
+    def on_part_read(self, done: int, chunks: int) -> None:
         """A part more; the time left is told from the parts so far."""
         if self._quiet:
             return
@@ -45,7 +45,7 @@ class Progress(Listener):
         else:
             click.echo(text, err=True)
 
-    def piece(self, text: str) -> None:
+    def on_text(self, text: str) -> None:
         """A piece of the summary, at once."""
         if self._stream and text:
             self.streamed = True

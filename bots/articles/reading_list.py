@@ -21,7 +21,7 @@ FORGET = 365 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Item:
+class ReadingItem:
     """One thing to read."""
 
     url: str
@@ -70,7 +70,7 @@ class ReadingList:
     def __exit__(self, *_: object) -> None:
         self._base.close()
 
-    def add(self, url: str, title: str = "", feed: str = "", now: float | None = None) -> bool:
+    def add_url(self, url: str, title: str = "", feed: str = "", now: float | None = None) -> bool:
         """Put `url` on the list; False when it waits there already.
 
         What a person adds again waits again; an entry that a feed still shows does not.
@@ -90,7 +90,7 @@ class ReadingList:
         )
         return done.rowcount > 0
 
-    def remove(self, url: str) -> bool:
+    def remove_url(self, url: str) -> bool:
         """Take `url` off the list; an entry of a feed is marked done, so that it does not come back."""
         found = self._base.execute(
             "UPDATE items SET state = 'done', slot = '', changed = ? WHERE url = ? AND state != 'done'",
@@ -98,7 +98,9 @@ class ReadingList:
         )
         return found.rowcount > 0
 
-    def items(self, states: Iterable[str] = ("waiting", "drafted", "failed")) -> list[Item]:
+    def list_items(
+        self, states: Iterable[str] = ("waiting", "drafted", "failed")
+    ) -> list[ReadingItem]:
         """The items in these states: a person's first, the oldest first; then feeds, the newest first."""
         wanted = tuple(states)
         rows = self._base.execute(
@@ -106,13 +108,13 @@ class ReadingList:
             "ORDER BY feed != '', CASE feed WHEN '' THEN added ELSE -added END, url",
             wanted,
         )
-        return [Item(*row) for row in rows]
+        return [ReadingItem(*row) for row in rows]
 
-    def held(self, slot: str) -> list[Item]:
+    def held_items(self, slot: str) -> list[ReadingItem]:
         """What `slot` drafted before: asked again, it gets the same."""
-        return [item for item in self.items(("drafted",)) if item.slot == slot]
+        return [item for item in self.list_items(("drafted",)) if item.slot == slot]
 
-    def hold(self, url: str, slot: str) -> bool:
+    def hold_item(self, url: str, slot: str) -> bool:
         """Reserve a waiting item for `slot`; False when another was faster."""
         found = self._base.execute(
             "UPDATE items SET state = 'drafted', slot = ?, changed = ? WHERE url = ? AND state = 'waiting'",
@@ -120,7 +122,7 @@ class ReadingList:
         )
         return found.rowcount > 0
 
-    def let_go(self, after: float, now: float | None = None) -> None:
+    def release_expired(self, after: float, now: float | None = None) -> None:
         """What was drafted `after` seconds ago and never delivered waits again; old feed entries go."""
         now = time.time() if now is None else now
         self._base.execute(
@@ -133,7 +135,7 @@ class ReadingList:
             (now - FORGET,),
         )
 
-    def failed(self, url: str, reason: str, *, passing: bool) -> None:
+    def mark_failed(self, url: str, reason: str, *, passing: bool) -> None:
         """Note why there was no text; trouble that may pass leaves the item waiting, a few times."""
         self._base.execute(
             "UPDATE items SET tries = tries + 1, reason = ?, slot = '', changed = ?, "
@@ -141,7 +143,7 @@ class ReadingList:
             (reason, time.time(), passing, TRIES, url),
         )
 
-    def drafted_since(self, bot: str, moment: float) -> int:
+    def count_drafted_since(self, bot: str, moment: float) -> int:
         """Items that `bot` drafted or delivered since `moment` (Unix time)."""
         found = self._base.execute(
             "SELECT count(*) FROM items WHERE substr(slot, 1, ?) = ? "
@@ -150,7 +152,7 @@ class ReadingList:
         )
         return int(found.fetchone()[0])
 
-    def done(self, url: str) -> None:
+    def mark_done(self, url: str) -> None:
         """The delivery is confirmed; hearing of it twice changes nothing. The slot stays, to be counted."""
         self._base.execute(
             "UPDATE items SET state = 'done', changed = ? WHERE url = ? AND state != 'done'",

@@ -9,7 +9,7 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-from bots.documents.sanitise import defused, line
+from bots.documents.sanitise import clean_line, defuse_marks
 from rig.errors import RigError, WrongUse, suggest_name
 
 SENTENCES = {"short": 1, "medium": 3, "long": 7}
@@ -33,7 +33,7 @@ LANGUAGES = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class SummaryRequest:
     """What the reader wants of a summary."""
 
     length: str = "medium"
@@ -46,7 +46,7 @@ class Wish:
     """The words of the reader's own template; empty for ours."""
 
     @property
-    def count(self) -> int:
+    def num_points(self) -> int:
         """Sentences or bullets asked for."""
         named = BULLETS if self.bullets else SENTENCES
         if self.length in named:
@@ -58,29 +58,34 @@ class Wish:
         )
 
     @property
-    def tokens(self) -> int:
+    def max_tokens(self) -> int:
         """Tokens that the answer may take."""
-        return max(self.count, 3) * TOKENS_EACH if not self.style else 1024
+        return max(self.num_points, 3) * TOKENS_EACH if not self.style else 1024
 
     @property
     def as_it_is(self) -> bool:
         """Whether a text that is short enough already satisfies the wish."""
         return not (self.bullets or self.language or self.focus or self.style)
 
-    def task(self) -> str:
+    def task_sentence(self) -> str:
         """The sentence that asks.
 
-        >>> Wish().task(), Wish("1", focus="costs", language="de").task()
-        ('Write a summary of 3 sentences.', 'Write a summary of 1 sentence. Focus on costs. Write in German.')
-        >>> Wish("3", bullets=True).task()
+        >>> SummaryRequest().task_sentence()
+        'Write a summary of 3 sentences.'
+        >>> SummaryRequest("1", focus="costs", language="de").task_sentence()
+        'Write a summary of 1 sentence. Focus on costs. Write in German.'
+        >>> SummaryRequest("3", bullets=True).task_sentence()
         'Write a summary as a list of 3 bullet points.'
         """
-        count, points = self.count, "bullet point" if self.bullets else "sentence"
+        count, points = self.num_points, "bullet point" if self.bullets else "sentence"
         amount = f"{count} {points}{'s' if count > 1 else ''}"
         words = f"Write a summary {'as a list' if self.bullets else ''} of {amount}.".replace(
             "  ", " "
         )
-        focus, language = defused(line(self.focus)).rstrip("."), named_language(self.language)
+        focus, language = (
+            defuse_marks(clean_line(self.focus)).rstrip("."),
+            named_language(self.language),
+        )
         used: set[str] = set()
         if self.style:
             words = _filled(
@@ -104,7 +109,7 @@ def named_language(language: str) -> str:
     return LANGUAGES.get(language.lower(), language)
 
 
-def style_of(path: Path) -> str:
+def read_style(path: Path) -> str:
     """Read a template: text that may name $length, $focus and $language ($$ is a dollar sign)."""
     try:
         text = path.read_text("utf-8").strip()

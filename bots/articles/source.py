@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from bots.articles.cache import Cache, key
+from bots.articles.cache import ArticleCache, cache_key
 from bots.documents.article import Article, Unreadable
 from bots.documents.sniff import kind_of
 from rig.errors import WrongUse
@@ -29,9 +29,9 @@ def is_address(source: str) -> bool:
     return "://" in source[:12]
 
 
-def article(
+def read_article(
     source: str,
-    cache: Cache,
+    cache: ArticleCache,
     *,
     browser: bool = False,
     allow_private: bool = False,
@@ -55,42 +55,42 @@ def article(
         return _document(_all_of(file, path.name), path.name, cache)
 
 
-def _page(url: str, cache: Cache, *, browser: bool, allow_private: bool) -> Article:
-    name = key("page", url, browser, allow_private)
-    if (kept := cache.get(name, max_age=PAGE_AGE)) is not None:
+def _page(url: str, cache: ArticleCache, *, browser: bool, allow_private: bool) -> Article:
+    name = cache_key("page", url, browser, allow_private)
+    if (kept := cache.get_value(name, max_age=PAGE_AGE)) is not None:
         return Article.from_dict(kept)
     if browser:
         import bots.web.browser as chromium
 
-        html = chromium.render(url, allow_private=allow_private)
+        html = chromium.render_page(url, allow_private=allow_private)
         found = _read(html.encode("utf-8"), "html", url, "utf-8", url=url)
     else:
         from bots.documents import paywall
         from bots.web import http
 
-        got = http.fetch(url, allow_private=allow_private)
+        got = http.fetch_page(url, allow_private=allow_private)
         if got.status >= 400:
-            paywall.blocked(got.content.decode("utf-8", "replace"))
+            paywall.refuse_bot_check(got.content.decode("utf-8", "replace"))
             raise Unreadable("status", _status(got.status, got.url))
         kind = kind_of(got.content, got.url, got.type)
         found = _read(got.content, kind, got.url, got.charset, url=got.url)
-    cache.put(name, found.as_dict())
+    cache.put_value(name, found.as_dict())
     return found
 
 
-def _document(content: bytes, file: str, cache: Cache) -> Article:
-    name = key("document", hashlib.sha256(content).hexdigest(), Path(file).suffix.lower())
-    if (kept := cache.get(name)) is not None:
+def _document(content: bytes, file: str, cache: ArticleCache) -> Article:
+    name = cache_key("document", hashlib.sha256(content).hexdigest(), Path(file).suffix.lower())
+    if (kept := cache.get_value(name)) is not None:
         return Article.from_dict(kept)
     found = _read(content, kind_of(content, file), file or "The input", "")
-    cache.put(name, found.as_dict())
+    cache.put_value(name, found.as_dict())
     return found
 
 
 def _read(content: bytes, kind: str, name: str, charset: str, url: str = "") -> Article:
-    from bots.documents.sandbox import extract
+    from bots.documents.sandbox import extract_article
 
-    return extract(content, kind, url=url, name=name, charset=charset)
+    return extract_article(content, kind, url=url, name=name, charset=charset)
 
 
 def _all_of(file: IO[bytes], name: str) -> bytes:

@@ -1,6 +1,6 @@
 """Reads all of a text: whole where it fits the model's context, else part by part into notes, then the notes.
 
-Notes are neutral (see `wording.NOTES`) and kept one by one, so an interrupted run goes on where it was, and
+Notes are neutral (see `request.NOTES`) and kept one by one, so an interrupted run goes on where it was, and
 another length, focus, language or style of the same text only reads the notes. The instruction stands first
 in every request and the first request has begun to answer before the others start: a server that keeps its
 prefixes computes the instruction once.
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bots.articles import chunks, focus
-from bots.articles.cache import Cache, key
-from bots.articles.listener import Listener
-from bots.articles.request import NOTES, TOKENS_EACH, Wish
-from bots.articles.token_budget import Ruler
-from bots.documents.sanitise import Stream, defused, paragraphs
+from bots.articles.cache import ArticleCache, cache_key
+from bots.articles.listener import SummaryListener
+from bots.articles.request import NOTES, TOKENS_EACH, SummaryRequest
+from bots.articles.token_budget import TokenBudget
+from bots.documents.sanitise import StreamCleaner, clean_paragraphs, defuse_marks
 from rig.errors import RigError
 from rig.model.reply_format import ReplyFormat, ReplySplitter
 from rig.prompts import summary_messages
@@ -61,7 +61,7 @@ class Summary:
     """Tokens of prompts that the server says it computed rather than remembered."""
 
 
-class Reader:
+class Summariser:
     """One model that reads texts; `who` names it in the keys of what is kept."""
 
     def __init__(
@@ -69,49 +69,49 @@ class Reader:
         client: ModelClient,
         *,
         who: str,
-        cache: Cache,
+        cache: ArticleCache,
         context: int | None = None,
         parallel: int = 4,
         max_tokens: int | None = None,
-        listener: Listener | None = None,
+        listener: SummaryListener | None = None,
     ) -> None:
         self.client = client
-        self.ruler = Ruler(client, context)
+        self.token_budget = TokenBudget(client, context)
         self._who = who
         self._cache = cache
         self._parallel = max(1, parallel)
         self._max_tokens = max_tokens
-        self._listener = listener or Listener()
+        self._listener = listener or SummaryListener()
         reply_format = client.reply_format
         self._reply_format = reply_format if reply_format.reasoning_open else THINKING
 
-    def summarise(self, text: str, wish: Wish) -> Summary:
+    def summarise_text(self, text: str, wish: SummaryRequest) -> Summary:
         """Read all of `text` and return what `wish` asks for."""
-        text = defused(text)
+        text = defuse_marks(text)
         while True:
             try:
                 return self._summarise(text, wish)
             except ContextOverflow:
-                self.ruler.tighten()
+                self.token_budget.tighten_guess()
 
-    def _summarise(self, text: str, wish: Wish) -> Summary:
-        task, answer_tokens = wish.task(), self._max_tokens or wish.tokens
-        answer_tokens = min(answer_tokens, self.ruler.context // 3)
-        found = Summary("", tokens_in=self.ruler.count(text), model=self.client.model)
-        budget = self.ruler.budget(task, answer_tokens)
+    def _summarise(self, text: str, wish: SummaryRequest) -> Summary:
+        task, answer_tokens = wish.task_sentence(), self._max_tokens or wish.max_tokens
+        answer_tokens = min(answer_tokens, self.token_budget.context // 3)
+        found = Summary("", tokens_in=self.token_budget.count_tokens(text), model=self.client.model)
+        budget = self.token_budget.text_tokens(task, answer_tokens)
         start = time.monotonic()
         if found.tokens_in > budget:
             text = self._notes(text, wish, budget, found)
             found.timings["parts"] = round(time.monotonic() - start, 3)
         else:
-            self._listener.begin(1, found.tokens_in)
+            self._listener.on_start(1, found.tokens_in)
         start = time.monotonic()
-        answer = self._ask(text, task, answer_tokens, self._listener.piece)
+        answer = self._ask(text, task, answer_tokens, self._listener.on_text)
         found.timings["whole"] = round(time.monotonic() - start, 3)
         found.computed["whole"] = answer.timings.get("prompt_n", 0)
         found.tokens_out += answer.completion_tokens
-        found.exact = self.ruler.exact
-        found.text = paragraphs(answer.text)
+        found.exact = self.token_budget.exact
+        found.text = clean_paragraphs(answer.text)
         if answer.finish == "length":
             found.text = whole_sentences(found.text)
             found.notes.append(f"The summary ended at its limit of {answer_tokens} tokens.")
@@ -120,55 +120,58 @@ class Reader:
                 f"The model wrote no summary within {answer_tokens:,} tokens"
                 + (" (it was still thinking): give --max-tokens more." if answer.thought else ".")
             )
-        found.notes = [*self.ruler.notes, *found.notes]
+        found.notes = [*self.token_budget.notes, *found.notes]
         return found
 
-    def _notes(self, text: str, wish: Wish, budget: int, found: Summary) -> str:
+    def _notes(self, text: str, wish: SummaryRequest, budget: int, found: Summary) -> str:
         """Read `text` part by part, and the notes again, until what is left fits in `budget` tokens."""
-        size = min(NOTE_TOKENS, self.ruler.context // 6)
-        room = self.ruler.budget(NOTES, size)
-        parts = chunks.cut(text, room, self.ruler.count)
+        size = min(NOTE_TOKENS, self.token_budget.context // 6)
+        room = self.token_budget.text_tokens(NOTES, size)
+        parts = chunks.split_text(text, room, self.token_budget.count_tokens)
         found.chunks = len(parts)
-        self._listener.begin(len(parts), found.tokens_in)
+        self._listener.on_start(len(parts), found.tokens_in)
         notes, found.kept_notes = self._read(parts, size, found)
         while True:
             joined = "\n\n".join(notes)
-            if (length := self.ruler.count(joined)) <= budget:
+            if (length := self.token_budget.count_tokens(joined)) <= budget:
                 break
-            groups = chunks.cut(joined, min(room, max(budget, length // 2)), self.ruler.count)
+            groups = chunks.split_text(
+                joined, min(room, max(budget, length // 2)), self.token_budget.count_tokens
+            )
             if len(groups) >= len(notes):
                 raise RigError(
-                    f"The notes on {found.chunks} parts do not fit a context of {self.ruler.context:,} "
+                    f"The notes on {found.chunks} parts do not fit a context of "
+                    f"{self.token_budget.context:,} "
                     "tokens: serve the model with a larger context."
                 )
             notes, _ = self._read(groups, size, found)
         if wish.focus:
             extra = focus.sentences_on(wish.focus, text, (budget - length) * 3)
-            if extra and self.ruler.count(joined + extra) < budget:
+            if extra and self.token_budget.count_tokens(joined + extra) < budget:
                 joined += extra
         return joined
 
     def _read(self, parts: list[str], size: int, found: Summary) -> tuple[list[str], int]:
         """The notes on each part, and how many were kept; new ones are kept as soon as they are whole."""
-        keys = [key("note", self._who, NOTES, size, part) for part in parts]
-        notes: list[str | None] = [self._cache.get(one) for one in keys]
+        keys = [cache_key("note", self._who, NOTES, size, part) for part in parts]
+        notes: list[str | None] = [self._cache.get_value(one) for one in keys]
         missing = [at for at, note in enumerate(notes) if note is None]
         done = kept = len(parts) - len(missing)
         if done:
-            self._listener.read(done, len(parts))
-        average = self.ruler.count("".join(parts)) // len(parts)
-        workers = min(self._parallel, self.ruler.at_once(average, NOTES, size))
+            self._listener.on_part_read(done, len(parts))
+        average = self.token_budget.count_tokens("".join(parts)) // len(parts)
+        workers = min(self._parallel, self.token_budget.max_parallel(average, NOTES, size))
         for at, answer in self._at_once([parts[at] for at in missing], size, workers):
-            note = paragraphs(answer.text)
+            note = clean_paragraphs(answer.text)
             note = whole_sentences(note) if answer.finish == "length" else note
             if not note:
                 raise RigError(f"The model wrote nothing about part {missing[at] + 1}.")
             notes[missing[at]] = note
             found.tokens_out += answer.completion_tokens
             found.computed["parts"] += answer.timings.get("prompt_n", 0)
-            self._cache.put(keys[missing[at]], note)
+            self._cache.put_value(keys[missing[at]], note)
             done += 1
-            self._listener.read(done, len(parts))
+            self._listener.on_part_read(done, len(parts))
         return [note for note in notes if note is not None], kept
 
     def _at_once(self, parts: list[str], size: int, workers: int) -> Any:
@@ -223,7 +226,7 @@ class Reader:
         deadline, stop = time.monotonic() + PATIENCE, stop or threading.Event()
         while True:
             answer, told = ChatCompletion(), False
-            splitter, clean, said = ReplySplitter(self._reply_format), Stream(), []
+            splitter, clean, said = ReplySplitter(self._reply_format), StreamCleaner(), []
             try:
                 for _, more in self.client.stream_chat(
                     messages, answer, max_tokens=size, temperature=0
@@ -231,9 +234,9 @@ class Reader:
                     if stop.is_set():
                         raise RigError("Stopped.")
                     told = True
-                    said.append(clean.feed(splitter.feed_text(more)[1]))
+                    said.append(clean.feed_text(splitter.feed_text(more)[1]))
                     piece(said[-1])
-                said.append(clean.feed(splitter.flush_text()[1]) + clean.close())
+                said.append(clean.feed_text(splitter.flush_text()[1]) + clean.flush_text())
                 piece(said[-1])
             except ServerBusy as busy:
                 if told or time.monotonic() + busy.retry_after > deadline:
@@ -245,7 +248,7 @@ class Reader:
                 raise ServerUnreachable(
                     f"{error.message} What was read is kept: run the same command again."
                 ) from error
-            if self.ruler.was_cut(text, answer.prompt_tokens):
+            if self.token_budget.was_cut(text, answer.prompt_tokens):
                 raise RigError(
                     f"The server read only {answer.prompt_tokens:,} tokens of a longer text: its context "
                     "is smaller than it says. Give --context with the true number."
@@ -269,6 +272,6 @@ def whole_sentences(text: str) -> str:
     >>> whole_sentences("One. Two. Thr"), whole_sentences("On")
     ('One. Two.', 'On')
     """
-    kept = chunks.sentences(text)
+    kept = chunks.split_sentences(text)
     end = text.rfind(kept[-2]) + len(kept[-2]) if len(kept) > 1 else len(text)
     return text if text.endswith((".", "!", "?", "。")) else text[:end]

@@ -15,7 +15,7 @@ BYTES_PER_TOKEN = 3.0
 """A low guess for prose, so that a guessed size is rather too large."""
 
 
-class Ruler:
+class TokenBudget:
     """Measures texts for one server."""
 
     def __init__(self, client: ModelClient, context: int | None = None) -> None:
@@ -38,7 +38,7 @@ class Ruler:
         self._counted: dict[str, int] = {}
         """Exact counts: a long text is asked for when it is cut, and again when it was read."""
 
-    def count(self, text: str) -> int:
+    def count_tokens(self, text: str) -> int:
         """Tokens of bare `text`."""
         if text in self._counted:
             return self._counted[text]
@@ -54,7 +54,7 @@ class Ruler:
             self.notes.append("The server can't count tokens: sizes are guessed from the letters.")
         return int(len(text.encode("utf-8", "replace")) / self._bytes_per_token) + 1
 
-    def framing(self, task: str) -> int:
+    def framing_tokens(self, task: str) -> int:
         """Tokens of everything around the text: template, instruction, marks."""
         messages = summary_messages("", task)
         if self.exact:
@@ -64,11 +64,11 @@ class Ruler:
                 found = None
             if found is not None:
                 return found
-        return self.count("".join(message["content"] for message in messages)) + 32
+        return self.count_tokens("".join(message["content"] for message in messages)) + 32
 
-    def budget(self, task: str, answer: int) -> int:
+    def text_tokens(self, task: str, answer: int) -> int:
         """Tokens of text that fit beside `task` and an answer of `answer` tokens."""
-        left = self.context - self.framing(task) - answer - MARGIN
+        left = self.context - self.framing_tokens(task) - answer - MARGIN
         if left < 64:
             raise RigError(
                 f"A context of {self.context:,} tokens is too small for this task and an answer of "
@@ -76,15 +76,19 @@ class Ruler:
             )
         return left
 
-    def at_once(self, text: int, task: str, answer: int) -> int:
+    def max_parallel(self, text: int, task: str, answer: int) -> int:
         """How many requests with `text` tokens each fit at once where the server shares one context.
 
         More of them would push each other out of memory and be read twice. Most other servers give
         each request a context of its own.
         """
-        return max(1, self.context // (text + self.framing(task) + answer)) if self._shared else 64
+        return (
+            max(1, self.context // (text + self.framing_tokens(task) + answer))
+            if self._shared
+            else 64
+        )
 
-    def tighten(self) -> None:
+    def tighten_guess(self) -> None:
         """The server found a prompt too long: guess more tokens from now on."""
         if self.exact or self._bytes_per_token < 1:
             raise Unreadable(
@@ -96,5 +100,5 @@ class Ruler:
         """Whether a server that reported `prompt_tokens` can't have read all of `text`."""
         if not prompt_tokens:
             return False
-        least = self.count(text) if self.exact else len(text.split())
+        least = self.count_tokens(text) if self.exact else len(text.split())
         return prompt_tokens < 0.9 * least

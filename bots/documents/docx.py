@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from bots.documents.article import Article, Unreadable
-from bots.documents.zip import Archive
+from bots.documents.zip import DocumentArchive
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
 
 
-def read(content: bytes) -> Article:
+def read_docx(content: bytes) -> Article:
     """The text of the document's body as it stands after accepting all changes."""
-    archive = Archive(content)
-    root = archive.xml("word/document.xml")
+    archive = DocumentArchive(content)
+    root = archive.read_xml("word/document.xml")
     w = _STRICT if root.tag.startswith(_STRICT) else _W
     body = root.find(f"{w}body")
     if body is None:
@@ -47,9 +47,9 @@ def _text(paragraph: Any, w: str) -> str:
     return "".join(pieces).strip()
 
 
-def _properties(archive: Archive) -> dict[str, str]:
+def _properties(archive: DocumentArchive) -> dict[str, str]:
     try:
-        root = archive.xml("docProps/core.xml")
+        root = archive.read_xml("docProps/core.xml")
     except Unreadable:
         return {}  # many writers leave it out
     return {

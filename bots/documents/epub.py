@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from bots.documents.article import Article, Unreadable
-from bots.documents.zip import Archive
+from bots.documents.zip import DocumentArchive
 
 _BLOCKS = frozenset(
     ("p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "blockquote", "pre", "td", "th", "dt", "dd", "figcaption",
@@ -19,17 +19,17 @@ _PLAIN_LOCKS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/e
 """Ways to scramble fonts; everything else means that the chapters themselves are locked."""
 
 
-def read(content: bytes) -> Article:
+def read_epub(content: bytes) -> Article:
     """All chapters of the spine, with what the package says of title, author, date and publisher."""
-    archive = Archive(content)
+    archive = DocumentArchive(content)
     _refuse_locked(archive)
-    container = archive.xml("META-INF/container.xml")
+    container = archive.read_xml("META-INF/container.xml")
     package = next(
         (e.get("full-path") for e in _all(container, "rootfile") if e.get("full-path")), None
     )
     if package is None:
         raise Unreadable("damaged", "The EPUB names no package: it is damaged.")
-    root = archive.xml(package)
+    root = archive.read_xml(package)
     files = {item.get("id"): item for item in _all(root, "item")}
     chapters, lost = [], 0
     for entry in _all(root, "itemref"):
@@ -40,7 +40,7 @@ def read(content: bytes) -> Article:
             posixpath.join(posixpath.dirname(package), unquote(item.get("href") or ""))
         )
         try:
-            chapters.append(chapter(archive.read(path)))
+            chapters.append(chapter_text(archive.read_member(path)))
         except Unreadable as error:
             if error.reason != "damaged":
                 raise
@@ -57,7 +57,7 @@ def read(content: bytes) -> Article:
     )
 
 
-def chapter(content: bytes) -> str:
+def chapter_text(content: bytes) -> str:
     """The text of one XHTML file, a paragraph for each block."""
     import lxml.html
     from lxml import etree
@@ -95,9 +95,9 @@ def _walk(tree: Any, blocks: list[str]) -> None:
                 blocks[-1] += node.tail or ""
 
 
-def _refuse_locked(archive: Archive) -> None:
+def _refuse_locked(archive: DocumentArchive) -> None:
     try:
-        locks = archive.xml(_LOCKED)
+        locks = archive.read_xml(_LOCKED)
     except Unreadable as error:
         if error.reason == "damaged":
             return  # there is none

@@ -6,27 +6,27 @@ import re
 
 from bots.documents import paywall
 from bots.documents.article import Article, Unreadable
-from bots.documents.text import decoded
+from bots.documents.text import decode_text
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _REFERENCE = re.compile(r"&#(?:x([\da-f]{1,8})|(\d{1,9}))(?![\da-f]);?", re.IGNORECASE)
 
 
-def read(content: bytes, *, url: str = "", charset: str = "") -> Article:
+def read_html(content: bytes, *, url: str = "", charset: str = "") -> Article:
     """The main text of a page, without comments, menus and banners, and what the page says of it."""
     import trafilatura
 
-    html = decoded(content, charset or declared_charset(content))
-    html = parsable(html)
+    html = decode_text(content, charset or declared_charset(content))
+    html = remove_unparsable(html)
     found = trafilatura.bare_extraction(
         html, url=url or None, include_comments=False, favor_precision=True, with_metadata=True
     )
     text = (found.text or "") if found is not None else ""
-    notes = paywall.check(html, text)
+    notes = paywall.check_for_wall(html, text)
     if found is None or not text.strip():
         raise Unreadable("empty", "The page holds no article: it may be a list or a front page.")
     return Article(
-        text=spaced(text),
+        text=separate_paragraphs(text),
         title=found.title or "",
         author=found.author or "",
         date=found.date or "",
@@ -36,12 +36,12 @@ def read(content: bytes, *, url: str = "", charset: str = "") -> Article:
     )
 
 
-def parsable(html: str) -> str:
+def remove_unparsable(html: str) -> str:
     r"""`html` without control characters: one of them, and the parser gives nothing at all.
 
     References to them go too; those from 128 to 159 mean Windows-1252, as in every browser.
 
-    >>> parsable("a\x1b &#x1b;&#150; &#228;")
+    >>> remove_unparsable("a\x1b &#x1b;&#150; &#228;")
     'a – &#228;'
     """
 
@@ -54,10 +54,10 @@ def parsable(html: str) -> str:
     return _CONTROL.sub("", _REFERENCE.sub(mended, html))
 
 
-def spaced(text: str) -> str:
+def separate_paragraphs(text: str) -> str:
     r"""Put a blank line between the paragraphs, which trafilatura ends with one newline each.
 
-    >>> spaced("First.\n- a\n- b\nLast.")
+    >>> separate_paragraphs("First.\n- a\n- b\nLast.")
     'First.\n\n- a\n- b\n\nLast.'
     """
     lines = [line for line in text.split("\n") if line.strip()]

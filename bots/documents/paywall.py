@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from bots.documents.article import Unreadable
-from bots.documents.sanitise import words
+from bots.documents.sanitise import count_words
 
 SHORT = 150
 """Words below which a text may be the wall itself or the teaser in front of it."""
@@ -54,12 +54,12 @@ _SCRIPT = re.compile(r"<script(?![^>]{0,200}\bjson)", re.IGNORECASE)
 _HIDDEN = frozenset({"script", "style", "noscript", "template", "svg", "head", "iframe"})
 
 
-def check(html: str, text: str) -> tuple[str, ...]:
+def check_for_wall(html: str, text: str) -> tuple[str, ...]:
     """Raise `Unreadable` when `text`, extracted from `html`, is a wall; else return what to note."""
-    size = words(text)
+    size = count_words(text)
     if size < SHORT:
-        blocked(html)
-        shown = visible(html)
+        refuse_bot_check(html)
+        shown = visible_text(html)
         if _PAYWALL.search(shown) or _NOT_FREE.search(html):
             raise _paywall()
         if _COOKIES.search(shown):
@@ -68,18 +68,20 @@ def check(html: str, text: str) -> tuple[str, ...]:
                 "The page shows only a cookie wall: open it in your browser, accept or refuse there, "
                 "save the page and pass the file.",
             )
-        if words(shown) < SHORT and (_SHELL.search(html) or (size < 20 and _SCRIPT.search(html))):
+        if count_words(shown) < SHORT and (
+            _SHELL.search(html) or (size < 20 and _SCRIPT.search(html))
+        ):
             raise Unreadable(
                 "shell",
                 "The text of this page appears only after its scripts ran: add --browser to render it "
                 "with an installed Chromium, or save the page from your browser and pass the file.",
             )
-    if _NOT_FREE.search(html) or (size < TEASER and _PAYWALL.search(visible(html))):
+    if _NOT_FREE.search(html) or (size < TEASER and _PAYWALL.search(visible_text(html))):
         return ("The page says that parts of it are for subscribers: the text may not be whole.",)
     return ()
 
 
-def blocked(html: str) -> None:
+def refuse_bot_check(html: str) -> None:
     """Raise when the page only checks whether a person is asking."""
     if _BOT_CHECK.search(html[:200_000]):
         raise Unreadable(
@@ -89,7 +91,7 @@ def blocked(html: str) -> None:
         )
 
 
-def visible(html: str) -> str:
+def visible_text(html: str) -> str:
     """What a reader without scripts would see, roughly."""
     import lxml.html
 

@@ -7,12 +7,12 @@ import re
 from typing import Any
 
 from bots.documents.article import Article, Unreadable
-from bots.documents.sanitise import words
+from bots.documents.sanitise import count_words
 
 MAX_PAGES = 2_000
 
 
-def read(content: bytes) -> Article:
+def read_pdf(content: bytes) -> Article:
     """The text of all pages, lines joined into paragraphs, with title, author and date where told."""
     import pypdf
     from pypdf.errors import PdfReadError
@@ -36,10 +36,10 @@ def read(content: bytes) -> Article:
             raise
         except Exception:  # one damaged page says nothing of the others
             lost.append(number)
-    text = flowing(pages)
+    text = join_lines(pages)
     if lost and not text:
         raise Unreadable("damaged", "No page of the PDF can be read: it is damaged.")
-    if words(text) < max(1, count // 2) * 5:
+    if count_words(text) < max(1, count // 2) * 5:
         raise Unreadable(
             "scanned",
             "The PDF has no text layer, its pages are pictures: run OCR over it first (such as ocrmypdf).",
@@ -58,10 +58,10 @@ def read(content: bytes) -> Article:
     )
 
 
-def flowing(pages: list[str]) -> str:
+def join_lines(pages: list[str]) -> str:
     r"""Join the lines of a page layout to paragraphs, and what a page break tore apart.
 
-    >>> flowing(["A long line that is hyphen-\nated and goes on\nuntil here.", "Next page."])
+    >>> join_lines(["A long line that is hyphen-\nated and goes on\nuntil here.", "Next page."])
     'A long line that is hyphenated and goes on until here.\n\nNext page.'
     """
     paragraphs: list[list[str]] = []

@@ -16,7 +16,7 @@ MEMORY = 2_000_000_000
 """Bytes of address space."""
 
 
-def extract(
+def extract_article(
     content: bytes,
     kind: str,
     *,
@@ -29,13 +29,13 @@ def extract(
     if kind in ("text", "markdown"):
         from bots.documents import worker
 
-        return worker.read(content, kind, url=url, name=name, charset=charset)
+        return worker.read_document(content, kind, url=url, name=name, charset=charset)
     return Article.from_dict(
-        ask(content, kind, url=url, name=name, charset=charset, seconds=seconds)
+        run_worker(content, kind, url=url, name=name, charset=charset, seconds=seconds)
     )
 
 
-def ask(
+def run_worker(
     content: bytes,
     kind: str,
     *,

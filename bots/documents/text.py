@@ -8,9 +8,9 @@ import re
 from bots.documents.article import Article, Unreadable
 
 
-def read(content: bytes, kind: str, *, charset: str = "") -> Article:
+def read_text_file(content: bytes, kind: str, *, charset: str = "") -> Article:
     """A text file; a Markdown one gives its front matter's or first heading as the title."""
-    text = decoded(content, charset)
+    text = decode_text(content, charset)
     if kind != "markdown":
         return Article(text=text)
     front: dict[str, str] = {}
@@ -27,10 +27,10 @@ def read(content: bytes, kind: str, *, charset: str = "") -> Article:
     )
 
 
-def decoded(content: bytes, charset: str = "") -> str:
+def decode_text(content: bytes, charset: str = "") -> str:
     r"""Bytes as text: the byte order mark, the charset named, UTF-8, then the likeliest of all.
 
-    >>> decoded("naïve".encode("latin-1")), decoded("\ufeffnaïve".encode("utf-16"))
+    >>> decode_text("naïve".encode("latin-1")), decode_text("\ufeffnaïve".encode("utf-16"))
     ('naïve', 'naïve')
     """
     marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}

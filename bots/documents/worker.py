@@ -13,35 +13,37 @@ import sys
 from typing import Any
 
 from bots.documents.article import Article, Unreadable
-from bots.documents.sanitise import line, paragraphs
+from bots.documents.sanitise import clean_line, clean_paragraphs
 
 MAX_CHARACTERS = 5_000_000
 """Longer texts (some ten novels) are refused rather than cut."""
 
 
-def read(content: bytes, kind: str, *, url: str = "", name: str = "", charset: str = "") -> Article:
+def read_document(
+    content: bytes, kind: str, *, url: str = "", name: str = "", charset: str = ""
+) -> Article:
     """Take one document apart in this process; raises `Unreadable`."""
     if kind == "html":
-        from bots.documents.html import read as read_webpage
+        from bots.documents.html import read_html as read_webpage
 
         found = read_webpage(content, url=url, charset=charset)
     elif kind == "pdf":
-        from bots.documents.pdf import read as read_pdf
+        from bots.documents.pdf import read_pdf
 
         found = read_pdf(content)
     elif kind == "epub":
-        from bots.documents.epub import read as read_epub
+        from bots.documents.epub import read_epub
 
         found = read_epub(content)
     elif kind == "docx":
-        from bots.documents.docx import read as read_docx
+        from bots.documents.docx import read_docx
 
         found = read_docx(content)
     else:
-        from bots.documents.text import read as read_written
+        from bots.documents.text import read_text_file as read_written
 
         found = read_written(content, kind, charset=charset)
-    text = paragraphs(found.text)
+    text = clean_paragraphs(found.text)
     if not any(character.isalnum() for character in text):
         raise Unreadable("empty", f"{name or 'The input'} holds no text.")
     if len(text) > MAX_CHARACTERS:
@@ -53,30 +55,30 @@ def read(content: bytes, kind: str, *, url: str = "", name: str = "", charset: s
     return Article(
         text=text,
         kind=kind,
-        title=line(found.title)[:500],
-        author=line(found.author)[:500],
-        date=line(found.date)[:40],
-        site=line(found.site)[:200],
-        url=line(found.url or url)[:2000],
+        title=clean_line(found.title)[:500],
+        author=clean_line(found.author)[:500],
+        date=clean_line(found.date)[:40],
+        site=clean_line(found.site)[:200],
+        url=clean_line(found.url or url)[:2000],
         notes=found.notes,
     )
 
 
-def answer(content: bytes, **asked: str) -> dict[str, Any]:
+def answer_request(content: bytes, **asked: str) -> dict[str, Any]:
     """An article (or a feed's entries), or a reason and a sentence: whatever goes wrong stays inside."""
     name = asked.get("name") or "The input"
     try:
         if asked["kind"] == "feed":
             from bots.articles import feeds
 
-            return feeds.parse(content, asked["url"])
-        return read(content, **asked).as_dict()
+            return feeds.parse_feed(content, asked["url"])
+        return read_document(content, **asked).as_dict()
     except Unreadable as error:
         return {"reason": error.reason, "message": error.message}
     except (MemoryError, RecursionError):
         return {"reason": "size", "message": f"{name} needs too much memory to be read."}
     except Exception as error:  # a damaged document breaks its library in any way it likes
-        what = f"{type(error).__name__}: {line(error)[:200]}".rstrip(": ")
+        what = f"{type(error).__name__}: {clean_line(error)[:200]}".rstrip(": ")
         return {"reason": "damaged", "message": f"{name} is damaged and can't be read ({what})."}
 
 
@@ -86,7 +88,7 @@ def main() -> None:
     os.dup2(2, 1)  # a library that prints must not end up in the answer
     asked = json.loads(sys.stdin.buffer.readline())
     _limit(asked.pop("memory"))
-    out.write(json.dumps(answer(sys.stdin.buffer.read(), **asked)).encode("ascii"))
+    out.write(json.dumps(answer_request(sys.stdin.buffer.read(), **asked)).encode("ascii"))
     out.close()
 
 

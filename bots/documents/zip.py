@@ -14,7 +14,7 @@ MAX_TOTAL = 60_000_000
 """Bytes after decompression, of one member and of all that are read."""
 
 
-class Archive:
+class DocumentArchive:
     """The members of one archive, counted as they are read."""
 
     def __init__(self, content: bytes) -> None:
@@ -24,7 +24,7 @@ class Archive:
             raise _damaged(error) from error
         self._left = MAX_TOTAL
 
-    def read(self, name: str) -> bytes:
+    def read_member(self, name: str) -> bytes:
         """The whole member `name`; raises `Unreadable` when it is absent, damaged, locked or swollen."""
         try:
             info = self._zip.getinfo(name)
@@ -47,14 +47,14 @@ class Archive:
             raise Unreadable("size", "The document unfolds to more than can be read.")
         return content
 
-    def xml(self, name: str) -> Any:
+    def read_xml(self, name: str) -> Any:
         """The member `name` as an lxml element; entities and addresses in it lead nowhere."""
         from lxml import etree
 
         parser = etree.XMLParser(
             resolve_entities=False, no_network=True, load_dtd=False, recover=True, huge_tree=False
         )
-        root = etree.fromstring(self.read(name), parser)
+        root = etree.fromstring(self.read_member(name), parser)
         if root is None:
             raise Unreadable("damaged", f"The document is damaged ({name} holds no XML).")
         return root

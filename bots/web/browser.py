@@ -50,17 +50,17 @@ FLAGS = (
 )
 
 
-def render(url: str, *, allow_private: bool = False) -> str:
+def render_page(url: str, *, allow_private: bool = False) -> str:
     """The page at `url` as HTML after its scripts ran; the address is checked as the fetcher does."""
-    target = http.parsed(url)
-    ssrf.resolved(
+    target = http.parse_url(url)
+    ssrf.resolve_host(
         target.host, target.port or 443, timeout=http.CONNECT, allow_private=allow_private
     )
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         raise RigError("--browser needs Chromium or Chrome, and none is installed (no program "
                        f"{PROGRAMS[0]!r}): install it, or save the page and pass the file.")  # fmt: skip
-    with browser_proxy.running(SECONDS, allow_private=allow_private) as door, _home() as home:
+    with browser_proxy.running_proxy(SECONDS, allow_private=allow_private) as door, _home() as home:
         command = [
             program,
             *FLAGS,

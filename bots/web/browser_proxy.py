@@ -22,7 +22,7 @@ MAX_BYTES = 100_000_000
 """Bytes that one page may move in all."""
 
 
-class Proxy(socketserver.ThreadingTCPServer):
+class BrowserProxy(socketserver.ThreadingTCPServer):
     """Serves one browser until `deadline` (monotonic seconds)."""
 
     daemon_threads = True
@@ -37,10 +37,10 @@ class Proxy(socketserver.ThreadingTCPServer):
         self._left = MAX_BYTES
         self._lock = threading.Lock()
 
-    def connect(self, host: str, port: int) -> socket.socket:
+    def connect_upstream(self, host: str, port: int) -> socket.socket:
         """A connection to the first address of `host` that answers, if all of them are allowed."""
         try:
-            found = ssrf.resolved(host, port, timeout=5, allow_private=self.allow_private)
+            found = ssrf.resolve_host(host, port, timeout=5, allow_private=self.allow_private)
         except Unreadable as error:
             self.refused[host] = error
             raise
@@ -50,7 +50,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.refused[host] = Unreadable("network", f"{host} refuses the connection.")
         raise self.refused[host]
 
-    def spend(self, size: int) -> bool:
+    def spend_bytes(self, size: int) -> bool:
         """Whether `size` more bytes may pass."""
         with self._lock:
             self._left -= size
@@ -63,7 +63,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 class _Request(socketserver.StreamRequestHandler):
     """One connection of the browser: a tunnel for https, one request for http."""
 
-    server: Proxy
+    server: BrowserProxy
 
     def handle(self) -> None:
         self.connection.settimeout(15)
@@ -77,11 +77,11 @@ class _Request(socketserver.StreamRequestHandler):
         try:
             if method == "CONNECT":
                 host, _, port = target.rpartition(":")
-                upstream = self.server.connect(host.strip("[]"), int(port))
+                upstream = self.server.connect_upstream(host.strip("[]"), int(port))
                 self.wfile.write(b"HTTP/1.1 200 Connected\r\n\r\n")
             else:
                 parts = urlsplit(target)
-                upstream = self.server.connect(parts.hostname or "", parts.port or 80)
+                upstream = self.server.connect_upstream(parts.hostname or "", parts.port or 80)
                 path = parts.path or "/"
                 path += f"?{parts.query}" if parts.query else ""
                 kept = [h for h in headers if not h.lower().startswith((b"proxy-", b"connection:"))]
@@ -103,15 +103,15 @@ class _Request(socketserver.StreamRequestHandler):
             while ready := both.select(timeout=15):
                 for key, _ in ready:
                     piece = key.fileobj.recv(65536)  # type: ignore[union-attr]
-                    if not piece or not self.server.spend(len(piece)):
+                    if not piece or not self.server.spend_bytes(len(piece)):
                         return
                     key.data.sendall(piece)
 
 
 @contextlib.contextmanager
-def running(seconds: float, *, allow_private: bool) -> Iterator[Proxy]:
+def running_proxy(seconds: float, *, allow_private: bool) -> Iterator[BrowserProxy]:
     """A proxy for one page."""
-    with Proxy(time.monotonic() + seconds, allow_private) as proxy:
+    with BrowserProxy(time.monotonic() + seconds, allow_private) as proxy:
         threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
         try:
             yield proxy

@@ -31,7 +31,7 @@ USER_AGENT = f"rig/{rig.__version__} (reads articles for one person)"
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedPage:
     """An answer with its body decompressed, not yet decoded."""
 
     url: str
@@ -44,14 +44,14 @@ class Fetched:
     status: int = 200
 
 
-def fetch(
+def fetch_page(
     url: str,
     *,
     allow_private: bool = False,
     accept: Iterable[str] = ACCEPTED_TYPES,
     max_bytes: int = MAX_BYTES,
     total: float = TOTAL,
-) -> Fetched:
+) -> FetchedPage:
     """Return what stands at `url`; error pages too, so that the caller can tell a bot check.
 
     Raises `Unreadable` with the reason: address, network, redirects, size, kind, time, status.
@@ -59,18 +59,18 @@ def fetch(
     deadline = time.monotonic() + total
     context: ssl.SSLContext | None = None
     for _ in range(MAX_REDIRECTS + 1):
-        target = parsed(url)
+        target = parse_url(url)
         if target.scheme == "https":
             context = context or httpx.create_ssl_context()
         with _sentences(target), _pool(deadline, allow_private, context) as pool:
             answer = _one(pool, target, deadline, tuple(accept), max_bytes)
-        if isinstance(answer, Fetched):
+        if isinstance(answer, FetchedPage):
             return answer
         url = answer
     raise Unreadable("redirects", f"{target.host} redirects more than {MAX_REDIRECTS} times.")
 
 
-def parsed(url: str) -> httpx.URL:
+def parse_url(url: str) -> httpx.URL:
     """`url` as one that may be fetched: http or https, with a host, without a password."""
     try:
         found = httpx.URL(url.strip())
@@ -96,7 +96,7 @@ def _one(
     deadline: float,
     accept: tuple[str, ...],
     max_bytes: int,
-) -> Fetched | str:
+) -> FetchedPage | str:
     """Ask once; return the answer, or the address that a redirect names."""
     headers: dict[bytes | str, bytes | str] = {
         "User-Agent": USER_AGENT,
@@ -119,26 +119,28 @@ def _one(
                 return str(target.join(found["location"]))
             except (httpx.InvalidURL, ValueError) as error:
                 raise Unreadable("redirects", f"{target.host} redirects to nowhere.") from error
-        kind, charset = content_type(found.get("content-type", ""))
+        kind, charset = parse_content_type(found.get("content-type", ""))
         if answer.status < 400 and kind not in accept:
             raise Unreadable("kind", f"{target.host} sent {kind}, which is not an article.")
         announced = found.get("content-length", "")
         if announced.isdigit() and int(announced) > max_bytes:
             raise _too_large(target, max_bytes)
         body = bytearray()
-        for piece in decoded(answer.iter_stream(), found.get("content-encoding", ""), max_bytes):
+        for piece in decompress_body(
+            answer.iter_stream(), found.get("content-encoding", ""), max_bytes
+        ):
             body += piece
             if len(body) > max_bytes:
                 raise _too_large(target, max_bytes)
             if time.monotonic() > deadline:
                 raise Unreadable("time", f"{target.host} sends too slowly: given up.")
-        return Fetched(str(target), bytes(body), kind, charset, answer.status)
+        return FetchedPage(str(target), bytes(body), kind, charset, answer.status)
 
 
-def content_type(header: str) -> tuple[str, str]:
+def parse_content_type(header: str) -> tuple[str, str]:
     """Take a Content-Type header apart.
 
-    >>> content_type('Text/HTML; charset="UTF-8"')
+    >>> parse_content_type('Text/HTML; charset="UTF-8"')
     ('text/html', 'UTF-8')
     """
     kind, _, rest = header.partition(";")
@@ -150,7 +152,7 @@ def content_type(header: str) -> tuple[str, str]:
     return kind.strip().lower(), charset
 
 
-def decoded(pieces: Iterable[bytes], encoding: str, max_bytes: int) -> Iterator[bytes]:
+def decompress_body(pieces: Iterable[bytes], encoding: str, max_bytes: int) -> Iterator[bytes]:
     """Decompress in steps of at most `max_bytes`, so that a bomb never unfolds in memory."""
     names = [name.strip().lower() for name in encoding.split(",") if name.strip()]
     names = [name for name in names if name != "identity"]
@@ -204,13 +206,13 @@ def _pool(
     deadline: float, allow_private: bool, context: ssl.SSLContext | None
 ) -> Iterator[httpcore.ConnectionPool]:
     """A connection pool that resolves, checks and connects by itself; no proxy, no cookies."""
-    backend = Gate(deadline, allow_private)
+    backend = CheckedBackend(deadline, allow_private)
     with httpcore.ConnectionPool(ssl_context=context, network_backend=backend) as pool:
         yield pool
 
 
-class Gate(httpcore.NetworkBackend):
-    """Connects only to addresses that pass `ssrf.resolved`, and until the deadline."""
+class CheckedBackend(httpcore.NetworkBackend):
+    """Connects only to addresses that pass `ssrf.resolve_host`, and until the deadline."""
 
     def __init__(self, deadline: float, allow_private: bool) -> None:
         self._deadline = deadline
@@ -227,7 +229,7 @@ class Gate(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Try the addresses in turn; TLS still checks the certificate against the name."""
         limit = _left(self._deadline, timeout)
-        found = ssrf.resolved(host, port, timeout=limit, allow_private=self._allow_private)
+        found = ssrf.resolve_host(host, port, timeout=limit, allow_private=self._allow_private)
         for at, address in enumerate(found):
             try:
                 stream = self._backend.connect_tcp(

@@ -25,10 +25,10 @@ _COMPATIBLE = ipaddress.ip_network("::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def refusal(address: str, *, allow_private: bool = False) -> str | None:
+def refusal_reason(address: str, *, allow_private: bool = False) -> str | None:
     """Say why `address` (a number, as the resolver gave it) is not asked; None when it may be.
 
-    >>> refusal("127.0.0.1"), refusal("::ffff:10.0.0.1"), refusal("93.184.215.14")
+    >>> refusal_reason("127.0.0.1"), refusal_reason("::ffff:10.0.0.1"), refusal_reason("93.184.215.14")
     ('this machine itself', 'a private network', None)
     """
     found = [_parsed(address)]
@@ -69,15 +69,19 @@ def _inside(address: Address) -> list[Address]:
     return found
 
 
-def resolved(host: str, port: int, *, timeout: float, allow_private: bool = False) -> list[str]:
+def resolve_host(host: str, port: int, *, timeout: float, allow_private: bool = False) -> list[str]:
     """Every address of `host` as a number, all of them allowed; one bad one refuses the name."""
     answer = _lookup(host, port, timeout)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in answer))
     for address in addresses:
-        if why := refusal(address, allow_private=allow_private):
+        if why := refusal_reason(address, allow_private=allow_private):
             known = host.strip("[]") == address
             shown = host if known else f"{host} leads to {address}, which"
-            hint = "" if refusal(address, allow_private=True) else "; --allow-private permits it"
+            hint = (
+                ""
+                if refusal_reason(address, allow_private=True)
+                else "; --allow-private permits it"
+            )
             raise Unreadable("address", f"{shown} is {why}: refused{hint}.")
     return addresses
 

@@ -27,7 +27,7 @@ class TemplateError(RigError):
     """The model's template does not take these messages."""
 
 
-class Template:
+class ChatTemplate:
     """The chat template of one model."""
 
     def __init__(self, source: str, *, bos: str, eos: str, control: list[str]) -> None:
@@ -46,7 +46,7 @@ class Template:
         except jinja2.TemplateError as error:
             raise TemplateError(f"The model's chat template is damaged: {error}.") from error
 
-    def render(
+    def render_messages(
         self,
         messages: list[dict[str, Any]],
         *,

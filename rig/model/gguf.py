@@ -57,7 +57,7 @@ FILE_TYPES = {
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorInfo:
     """One row of the tensor table."""
 
     name: str
@@ -67,17 +67,17 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Header:
+class GGUFHeader:
     """One GGUF file, or the first part of a split one."""
 
     path: Path
     metadata: dict[str, Any]
     """Keys and values; arrays longer than `KEPT` stand as their length."""
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorInfo, ...]
     parts: tuple[Path, ...]
     """All files of a split model, this one first; just this one otherwise."""
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def arch_value(self, key: str, default: Any = None) -> Any:
         """A key of this architecture: `get("block_count")` reads `llama.block_count`."""
         return self.metadata.get(f"{self.arch}.{key}", default)
 
@@ -87,23 +87,23 @@ class Header:
         return str(self.metadata.get("general.architecture", ""))
 
     @property
-    def quant(self) -> str:
+    def quant_name(self) -> str:
         """The format in llama.cpp's words, such as Q4_K_M; `?` when the file does not say."""
         found = self.metadata.get("general.file_type")
         return FILE_TYPES.get(found, "?") if isinstance(found, int) else "?"
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Size of all parts on disk."""
         return sum(part.stat().st_size for part in self.parts)
 
     @property
-    def context(self) -> int:
+    def context_length(self) -> int:
         """Tokens the model was trained to look back on; 0 when it does not say."""
-        return int(self.get("context_length", 0))
+        return int(self.arch_value("context_length", 0))
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         """Number of tokens."""
         tokens = self.metadata.get("tokenizer.ggml.tokens", 0)
         return len(tokens) if isinstance(tokens, list) else int(tokens)
@@ -114,7 +114,7 @@ class Header:
         return ReplyFormat.from_metadata(self.metadata)
 
 
-def read(path: Path) -> Header:
+def read_header(path: Path) -> GGUFHeader:
     """Read the header of `path`; a file that is none, or not all there, is refused with a sentence."""
     try:
         size = path.stat().st_size
@@ -124,7 +124,7 @@ def read(path: Path) -> Header:
                     f"{path} is not a GGUF file: give one, such as `rig export` writes or `rig pull` brings."
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                metadata, tensors, end = _Reader(data).header()
+                metadata, tensors, end = _Reader(data).read_header()
     except FileNotFoundError:
         raise RigError(f"There is no file {path}.") from None
     except IsADirectoryError:
@@ -141,10 +141,10 @@ def read(path: Path) -> Header:
         raise RigError(
             f"{path} holds no weights: it is damaged, or a vocabulary only; copy or pull it again."
         )
-    return Header(path, metadata, tensors, _parts(path, metadata))
+    return GGUFHeader(path, metadata, tensors, _parts(path, metadata))
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint_file(path: Path) -> str:
     """16 hex digits that tell one model file from another: of its size, its first MiB and its last.
 
     Milliseconds for any size. It says whether two boxes serve the same file, not who made it: whoever
@@ -181,67 +181,67 @@ class _Reader:
         self.data = data
         self.at = 4
 
-    def header(self) -> tuple[dict[str, Any], tuple[Tensor, ...], int]:
+    def read_header(self) -> tuple[dict[str, Any], tuple[TensorInfo, ...], int]:
         """Keys, tensor table, and the offset at which the last tensor ends."""
-        version = self.number("I")
+        version = self.read_number("I")
         if version not in (2, 3):
             raise KeyError(f"version {version}")
-        n_tensors, n_keys = self.number("Q"), self.number("Q")
+        n_tensors, n_keys = self.read_number("Q"), self.read_number("Q")
         metadata = {}
         for _ in range(n_keys):
-            key = self.string()
-            metadata[key] = self.value(self.number("I"))
+            key = self.read_string()
+            metadata[key] = self.read_value(self.read_number("I"))
         rows = []
         for _ in range(n_tensors):
-            name = self.string()
-            sides = self.number("I")
+            name = self.read_string()
+            sides = self.read_number("I")
             if sides > 8:
                 raise KeyError(f"a tensor of {sides} dimensions")
-            shape = tuple(self.number("Q") for _ in range(sides))
-            kind, offset = self.number("I"), self.number("Q")
+            shape = tuple(self.read_number("Q") for _ in range(sides))
+            kind, offset = self.read_number("I"), self.read_number("Q")
             # a type newer than this table is no error here: llama.cpp decides what it can load
             named, block, size = BLOCKS.get(kind, (f"type {kind}", 1, 0))
             count = 1
             for side in shape:
                 count *= side
-            rows.append((Tensor(name, shape, named, count // block * size), offset))
+            rows.append((TensorInfo(name, shape, named, count // block * size), offset))
         align = int(metadata.get("general.alignment", 32))
         start = -(-self.at // align) * align
         end = max((start + offset + t.bytes for t, offset in rows), default=self.at)
         return metadata, tuple(t for t, _ in rows), end
 
-    def number(self, code: str) -> Any:
+    def read_number(self, code: str) -> Any:
         (found,) = struct.unpack_from("<" + code, self.data, self.at)
         self.at += struct.calcsize("<" + code)
         return found
 
-    def string(self) -> str:
-        size = self.number("Q")
-        self.skip(size)
+    def read_string(self) -> str:
+        size = self.read_number("Q")
+        self.skip_bytes(size)
         return bytes(self.data[self.at - size : self.at]).decode("utf-8", "surrogateescape")
 
-    def value(self, kind: int) -> Any:
+    def read_value(self, kind: int) -> Any:
         if kind == STRING:
-            return self.string()
+            return self.read_string()
         if kind != ARRAY:
-            return self.number(SCALARS[kind])
-        inner, count = self.number("I"), self.number("Q")
+            return self.read_number(SCALARS[kind])
+        inner, count = self.read_number("I"), self.read_number("Q")
         if inner == ARRAY:
             raise KeyError("an array of arrays")
         if count <= KEPT:
-            return [self.value(inner) for _ in range(count)]
+            return [self.read_value(inner) for _ in range(count)]
         if inner in SCALARS:
-            self.skip(count * struct.calcsize("<" + SCALARS[inner]))
+            self.skip_bytes(count * struct.calcsize("<" + SCALARS[inner]))
         elif inner == STRING:
             at, size_at = self.at, struct.Struct("<Q").unpack_from
             for _ in range(count):  # 400,000 of them in a large vocabulary: no calls in here
                 at += 8 + size_at(self.data, at)[0]
-            self.skip(at - self.at)
+            self.skip_bytes(at - self.at)
         else:
             raise KeyError(f"an array of type {inner}")
         return int(count)
 
-    def skip(self, size: int) -> None:
+    def skip_bytes(self, size: int) -> None:
         if self.at + size > len(self.data):
             raise IndexError("the file ends here")
         self.at += size

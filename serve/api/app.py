@@ -39,7 +39,7 @@ class ServerConfig:
     name: str
     """What the model is called."""
     fingerprint: str = ""
-    """Which file it is (`header.fingerprint`)."""
+    """Which file it is (`gguf.fingerprint_file`)."""
     parallel: int = 4
     waiting: int = 64
     """Requests that may wait for a place."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from rig.model.chat_template import Template
+from rig.model.chat_template import ChatTemplate
 from rig.model.reply_format import PLAIN, ReplyFormat
 from serve.api import protocol as forms
 from serve.api.responses import CompletionPlan
@@ -34,7 +34,7 @@ class RequestPlanner:
         self._name = name
         self._adapters = adapters
         self._add_system = add_system
-        self._template: Template | None = None
+        self._template: ChatTemplate | None = None
 
     async def model_info(self) -> dict[str, Any]:
         """What the engine said of its model; waits for the first load."""
@@ -150,14 +150,14 @@ class RequestPlanner:
         taken = {"messages", "add_generation_prompt", "bos_token", "eos_token"}
         if wrong := sorted(taken & set(switches or {})):
             raise forms.BadRequest(f"chat_template_kwargs can't set {wrong[0]!r}.")
-        return template.render(plain, **(switches or {})), taught
+        return template.render_messages(plain, **(switches or {})), taught
 
-    async def _chat_template(self) -> Template:
+    async def _chat_template(self) -> ChatTemplate:
         card = await self.model_info()
         if self._template is None:
             if not card["chat_template"]:
                 raise forms.BadRequest(f"{self._name} has no chat template: use /v1/completions.")
-            self._template = Template(
+            self._template = ChatTemplate(
                 card["chat_template"], bos=card["bos"], eos=card["eos"], control=card["control"]
             )
         return self._template

@@ -28,7 +28,7 @@ SECONDS = 2.0
 """About how long one measurement takes; slow boxes read fewer tokens."""
 
 
-def bandwidth(threads: int, size: int) -> float:
+def measure_bandwidth(threads: int, size: int) -> float:
     """Bytes per second that `threads` read from memory: the C library looks for a byte that isn't there."""
     libc = ctypes.CDLL(None) if os.name != "nt" else ctypes.CDLL("msvcrt")
     libc.memchr.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -53,7 +53,7 @@ def bandwidth(threads: int, size: int) -> float:
     return best
 
 
-class Bench:
+class BenchModel:
     """One loaded model; each measurement takes a context of its own."""
 
     def __init__(self, path: str, tokens: int) -> None:
@@ -64,7 +64,7 @@ class Bench:
             raise SystemExit(f"{path} can't be loaded")
         self.model = model
         self.load_seconds = time.perf_counter() - begun
-        self.vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+        self.vocab_size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
         self.tokens = tokens
         """Prompt tokens per measurement."""
         self.steps = 32
@@ -72,30 +72,30 @@ class Bench:
 
     def fit_to(self, threads: int) -> None:
         """Choose how much to read and write, so that a measurement takes `SECONDS`."""
-        with self.context(threads=threads) as context:
-            context.read(32)
-            read = self.timed(lambda: context.read(32)) / 32
-            write = self.timed(lambda: context.write(2)) / 2
+        with self.new_context(threads=threads) as context:
+            context.read_prompt(32)
+            read = self.time_action(lambda: context.read_prompt(32)) / 32
+            write = self.time_action(lambda: context.write_tokens(2)) / 2
         self.tokens = max(32, min(self.tokens, int(SECONDS / read) // 32 * 32))
         self.steps = max(4, min(64, int(SECONDS / write)))
 
-    def context(self, **settings: Any) -> Context:
+    def new_context(self, **settings: Any) -> BenchContext:
         """A context with `threads`, `batch`, `cache`, `sequences`."""
-        return Context(self, **settings)
+        return BenchContext(self, **settings)
 
-    def timed(self, action: Callable[[], object]) -> float:
+    def time_action(self, action: Callable[[], object]) -> float:
         """Seconds that `action` takes."""
         begun = time.perf_counter()
         action()
         return time.perf_counter() - begun
 
 
-class Context:
+class BenchContext:
     """A llama.cpp context and one batch; token ids are arbitrary, speed does not depend on them."""
 
     def __init__(
         self,
-        bench: Bench,
+        bench: BenchModel,
         *,
         threads: int,
         batch: int = 512,
@@ -115,31 +115,31 @@ class Context:
         self.batch = lib.llama_batch_init(params.n_batch, 0, 1)
         self.at = [0] * sequences
 
-    def __enter__(self) -> Context:
+    def __enter__(self) -> BenchContext:
         return self
 
     def __exit__(self, *_: object) -> None:
         lib.llama_batch_free(self.batch)
         lib.llama_free(self.raw)
 
-    def read(self, tokens: int) -> None:
+    def read_prompt(self, tokens: int) -> None:
         """Read a prompt of `tokens` into sequence 0, from the start."""
-        self.forget(0)
+        self.truncate_sequence(0)
         while self.at[0] < tokens:
-            self.decode([(0, min(self.size, tokens - self.at[0]))])
+            self.decode_batch([(0, min(self.size, tokens - self.at[0]))])
 
-    def write(self, steps: int) -> None:
+    def write_tokens(self, steps: int) -> None:
         """Write one token after the other in every sequence."""
         for _ in range(steps):
-            self.decode([(sequence, 1) for sequence in range(len(self.at))])
+            self.decode_batch([(sequence, 1) for sequence in range(len(self.at))])
 
-    def decode(self, work: list[tuple[int, int]]) -> None:
+    def decode_batch(self, work: list[tuple[int, int]]) -> None:
         """One step: (sequence, number of tokens) each, the last token of each with logits."""
         n = 0
         for sequence, count in work:
             for k in range(count):
                 self.batch.token[n] = 100 + (31 * n + self.at[sequence]) % (
-                    self.bench.vocabulary - 100
+                    self.bench.vocab_size - 100
                 )
                 self.batch.pos[n] = self.at[sequence]
                 self.batch.n_seq_id[n] = 1
@@ -152,26 +152,28 @@ class Context:
             raise SystemExit("llama.cpp could not decode a batch")
         lib.llama_synchronize(self.raw)
 
-    def forget(self, sequence: int, keep: int = 0) -> None:
+    def truncate_sequence(self, sequence: int, keep: int = 0) -> None:
         """Keep only the first `keep` tokens of a sequence."""
         lib.llama_memory_seq_rm(lib.llama_get_memory(self.raw), sequence, keep, -1)
         self.at[sequence] = keep
 
-    def speeds(self) -> tuple[float, float]:
+    def measure_speeds(self) -> tuple[float, float]:
         """Tokens per second read, and written (all sequences together)."""
         bench = self.bench
-        read = bench.tokens / bench.timed(lambda: self.read(bench.tokens))
-        return read, bench.steps * len(self.at) / bench.timed(lambda: self.write(bench.steps))
+        read = bench.tokens / bench.time_action(lambda: self.read_prompt(bench.tokens))
+        return read, bench.steps * len(self.at) / bench.time_action(
+            lambda: self.write_tokens(bench.steps)
+        )
 
 
-def measure(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def run_measurements(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every finding of `plan` as it is made; rounds are interleaved, so that a busy moment hits all alike."""
     threads: int = plan["threads"]
     yield {
-        "bandwidth": bandwidth(threads, plan["area"]),
-        "bandwidth_one": bandwidth(1, plan["area"]),
+        "bandwidth": measure_bandwidth(threads, plan["area"]),
+        "bandwidth_one": measure_bandwidth(1, plan["area"]),
     }
-    bench = Bench(plan["path"], plan["tokens"])
+    bench = BenchModel(plan["path"], plan["tokens"])
     bench.fit_to(threads)
     yield {"load_seconds": bench.load_seconds, "tokens": bench.tokens, "steps": bench.steps}
     axes: list[tuple[str, list[Any]]] = [
@@ -185,32 +187,34 @@ def measure(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for _ in range(plan["rounds"]):
             for value in values:
                 settings = {"threads": threads, "batch": plan["batch"], axis: value}
-                with bench.context(**settings) as context:
-                    context.decode([(sequence, 1) for sequence in range(len(context.at))])  # warm
-                    context.forget(0)
-                    found[value].append(context.speeds())
+                with bench.new_context(**settings) as context:
+                    context.decode_batch(
+                        [(sequence, 1) for sequence in range(len(context.at))]
+                    )  # warm
+                    context.truncate_sequence(0)
+                    found[value].append(context.measure_speeds())
         for value, pairs in found.items():
             read, write = (statistics.median(column) for column in zip(*pairs, strict=True))
             row = {"axis": axis, "value": value, "prefill": read, "decode": write}
             yield row | {"rounds": [{"prefill": r, "decode": w} for r, w in pairs]}
-    yield {"prefix": prefix(bench, threads, plan["batch"])}
+    yield {"prefix": measure_prefix(bench, threads, plan["batch"])}
 
 
-def prefix(bench: Bench, threads: int, batch: int) -> dict[str, Any]:
+def measure_prefix(bench: BenchModel, threads: int, batch: int) -> dict[str, Any]:
     """Seconds to the first token of a prompt: cold, with its start in memory, and with it on disk."""
     new = 16
     with (
-        bench.context(threads=threads, batch=batch) as context,
+        bench.new_context(threads=threads, batch=batch) as context,
         tempfile.TemporaryDirectory() as folder,
     ):
         path = Path(folder) / "prefix"
-        cold = bench.timed(lambda: context.read(bench.tokens))
+        cold = bench.time_action(lambda: context.read_prompt(bench.tokens))
         kept = bench.tokens - new
-        context.forget(0, kept)
+        context.truncate_sequence(0, kept)
         ids = (lib.llama_token * kept)(*range(kept))
         size = lib.llama_state_seq_save_file(context.raw, str(path).encode(), 0, ids, kept)
-        warm = bench.timed(lambda: context.decode([(0, new)]))
-        context.forget(0)
+        warm = bench.time_action(lambda: context.decode_batch([(0, new)]))
+        context.truncate_sequence(0)
 
         def from_disk() -> None:
             out, count = (lib.llama_token * kept)(), ctypes.c_size_t()
@@ -218,16 +222,16 @@ def prefix(bench: Bench, threads: int, batch: int) -> dict[str, Any]:
                 context.raw, str(path).encode(), 0, out, kept, ctypes.byref(count)
             )
             context.at[0] = count.value
-            context.decode([(0, new)])
+            context.decode_batch([(0, new)])
 
-        disk = bench.timed(from_disk)
+        disk = bench.time_action(from_disk)
         assert context.at[0] == bench.tokens
     return {"tokens": bench.tokens, "cold": cold, "memory": warm, "disk": disk, "bytes": size}
 
 
 def main() -> None:
     """Run the plan on the command line."""
-    for finding in measure(json.loads(sys.argv[1])):
+    for finding in run_measurements(json.loads(sys.argv[1])):
         print(json.dumps(finding), flush=True)
 
 

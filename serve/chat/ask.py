@@ -15,13 +15,13 @@ from rig.errors import RigError, WrongUse
 from rig.prompts import Message
 from rig.server.client import ChatCompletion, ModelClient
 from serve.chat import history
-from serve.chat.printer import Screen, figures
+from serve.chat.printer import AnswerPrinter, format_stats
 
 PATIENCE = 3.0
 """Seconds after which a person is told that stdin is being waited for."""
 
 
-def question(words: tuple[str, ...]) -> str:
+def read_question(words: tuple[str, ...]) -> str:
     """The prompt: the words, then what comes in on stdin; `-` reads stdin even from a terminal.
 
     A program that starts us with an open pipe and nothing to say would make us wait: so it is said.
@@ -36,7 +36,7 @@ def question(words: tuple[str, ...]) -> str:
     return text
 
 
-def head(client: ModelClient, system: str | None) -> list[Message]:
+def system_messages(client: ModelClient, system: str | None) -> list[Message]:
     """The system message: `system`, or without one the words that the model was taught with.
 
     An empty one is sent only where the server would put in its own: there it means none at all.
@@ -46,7 +46,7 @@ def head(client: ModelClient, system: str | None) -> list[Message]:
     return [{"role": "system", "content": said}] if said or taught else []
 
 
-def schema_of(path: str | None) -> dict[str, Any] | None:
+def load_schema(path: str | None) -> dict[str, Any] | None:
     """A JSON schema from a file."""
     if path is None:
         return None
@@ -59,7 +59,7 @@ def schema_of(path: str | None) -> dict[str, Any] | None:
     return found
 
 
-def ask(
+def ask_model(
     client: ModelClient,
     asked: list[Message],
     options: dict[str, Any],
@@ -72,15 +72,17 @@ def ask(
 ) -> None:
     """Ask, and show the answer as it comes; what a schema was given for is shown once it is whole."""
     answer, begun = ChatCompletion(), time.monotonic()
-    screen = Screen(thinking=thinking, live=not as_json and schema is None)
+    screen = AnswerPrinter(thinking=thinking, live=not as_json and schema is None)
     try:
         for thought, text in client.stream_chat(asked, into=answer, schema=schema, **options):
-            screen.show(thought, text)
+            screen.print_piece(thought, text)
     finally:
-        screen.end()
+        screen.finish_answer()
         seconds = time.monotonic() - begun
         if log and (answer.text or answer.thought):
-            history.record(call("ask", uuid.uuid4().hex, client, asked, answer, options, seconds))
+            history.record_call(
+                make_logged_call("ask", uuid.uuid4().hex, client, asked, answer, options, seconds)
+            )
     data = _data(answer) if schema is not None else None
     if as_json:
         click.echo(json.dumps(_as_object(answer, data, seconds), ensure_ascii=False))
@@ -91,10 +93,10 @@ def ask(
             f"Cut off after {answer.completion_tokens} tokens: raise --max-tokens.", err=True
         )
     if stats:
-        click.echo(figures(answer, seconds), err=True)
+        click.echo(format_stats(answer, seconds), err=True)
 
 
-def call(
+def make_logged_call(
     command: str,
     conversation: str,
     client: ModelClient,
@@ -102,9 +104,9 @@ def call(
     answer: ChatCompletion,
     options: dict[str, Any],
     seconds: float,
-) -> history.Call:
+) -> history.LoggedCall:
     """One row of the log."""
-    return history.Call(
+    return history.LoggedCall(
         command,
         conversation,
         answer.model,

@@ -39,7 +39,7 @@ def sampling_options(function: F) -> F:
     return function
 
 
-@click.command()
+@click.command("ask")
 @click.argument("prompt", nargs=-1)
 @model_options
 @sampling_options
@@ -48,7 +48,7 @@ def sampling_options(function: F) -> F:
 )
 @click.option("--stats", is_flag=True, help="Show tokens and speed, on stderr.")
 @json_option
-def ask(
+def ask_command(
     prompt: tuple[str, ...],
     model: str | None,
     url: str | None,
@@ -71,12 +71,12 @@ def ask(
     from rig.server.connect import connect_model
     from serve.chat import ask as asking
 
-    form = asking.schema_of(schema)
-    text = asking.question(prompt)
+    form = asking.load_schema(schema)
+    text = asking.read_question(prompt)
     with connect_model(url, model, api_key=read_api_key(api_key_file), timeout=timeout) as client:
-        asking.ask(
+        asking.ask_model(
             client,
-            [*asking.head(client, system), {"role": "user", "content": text}],
+            [*asking.system_messages(client, system), {"role": "user", "content": text}],
             _given(sampling),
             schema=form,
             as_json=as_json,
@@ -86,10 +86,10 @@ def ask(
         )
 
 
-@click.command()
+@click.command("chat")
 @model_options
 @sampling_options
-def chat(
+def chat_command(
     model: str | None,
     url: str | None,
     api_key_file: str | None,
@@ -105,12 +105,12 @@ def chat(
     """
     from rig.options import read_api_key
     from rig.server.connect import connect_model
-    from serve.chat.conversation import Talk
-    from serve.chat.repl import chat as talk
+    from serve.chat.conversation import Conversation
+    from serve.chat.repl import run_chat as talk
 
     key = read_api_key(api_key_file)
     well = talk(
-        Talk(
+        Conversation(
             lambda: connect_model(url, model, api_key=key, timeout=timeout),
             _given(sampling),
             system=system,
@@ -122,12 +122,12 @@ def chat(
     sys.exit(0 if well else 1)
 
 
-@click.command()
+@click.command("logs")
 @click.option("-n", "number", default=5, type=click.IntRange(1), help="How many.")
 @click.option("--search", default="", metavar="TEXT", help="Only those that contain TEXT.")
 @click.option("--clear", is_flag=True, help="Forget all of them.")
 @json_option
-def logs(number: int, search: str, clear: bool, as_json: bool) -> None:
+def logs_command(number: int, search: str, clear: bool, as_json: bool) -> None:
     """Show what was asked and answered at this shell.
 
     Off: --no-log of ask and chat, RIG_ASK_LOG=0 and RIG_CHAT_LOG=0, or log = false in [ask] and [chat].
@@ -138,41 +138,41 @@ def logs(number: int, search: str, clear: bool, as_json: bool) -> None:
     from serve.chat import history
 
     if clear:
-        click.echo(f"{history.clear()} calls forgotten.", err=True)
+        click.echo(f"{history.clear_calls()} calls forgotten.", err=True)
         return
-    found = history.last(number, search)
+    found = history.last_calls(number, search)
     if as_json:
         click.echo(json.dumps([asdict(call) for call in found], indent=2, ensure_ascii=False))
         return
-    for line in history.show(found):
+    for line in history.format_calls(found):
         click.echo(line)
     if not found:
         click.echo(f"No calls{f' that contain {search!r}' if search else ''} yet.", err=True)
 
 
-@click.command()
+@click.command("models")
 @click.argument("paths", nargs=-1, type=click.Path(exists=True))
 @json_option
-def models(paths: tuple[str, ...], as_json: bool) -> None:
+def models_command(paths: tuple[str, ...], as_json: bool) -> None:
     """List the models of runs/, the pulled ones, and those in PATHS, and whether they fit this box."""
     import json
     from pathlib import Path
 
     from serve.models import catalogue as all_models
 
-    found = all_models.everything([Path(path) for path in paths])
+    found = all_models.list_models([Path(path) for path in paths])
     if as_json:
-        click.echo(json.dumps(all_models.as_json(found), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(all_models.models_as_json(found), indent=2, ensure_ascii=False))
     elif found:
-        click.echo("\n".join(all_models.show(found)))
+        click.echo("\n".join(all_models.format_models(found)))
     if not found:
         click.echo("No models here: rig pull org/repo:Q4_K_M, or rig export RUN --gguf.", err=True)
 
 
-@click.command()
+@click.command("pull")
 @click.argument("reference")
 @json_option
-def pull(reference: str, as_json: bool) -> None:
+def pull_command(reference: str, as_json: bool) -> None:
     """Fetch a GGUF from the hub: rig pull org/repo:Q4_K_M, org/repo/file.gguf, either with @revision.
 
     Interrupted, it goes on where it was; the file appears once its hash is right. HF_ENDPOINT and
@@ -182,23 +182,23 @@ def pull(reference: str, as_json: bool) -> None:
 
     from rig.errors import WrongUse
     from serve.models import download as pulling
-    from serve.models.progress import bar
-    from serve.models.reference import parse
+    from serve.models.progress import progress_bar
+    from serve.models.reference import parse_reference
 
-    wanted = parse(reference)
+    wanted = parse_reference(reference)
     if wanted is None:
         raise WrongUse(
             f"{reference!r} is no reference: write org/repo:QUANT, such as org/repo:Q4_K_M."
         )
-    with bar() as progress:
-        path = pulling.pull(wanted, progress)
+    with progress_bar() as progress:
+        path = pulling.pull_model(wanted, progress)
     if as_json:
-        click.echo(json.dumps(pulling.record(path) | {"path": str(path)}, indent=2))
+        click.echo(json.dumps(pulling.read_record(path) | {"path": str(path)}, indent=2))
     else:
         click.echo(str(path))
 
 
-@click.command()
+@click.command("bench")
 @click.argument("model")
 @click.option("--rounds", default=3, type=click.IntRange(1), help="Repeats of each measurement.")
 @click.option(
@@ -206,7 +206,7 @@ def pull(reference: str, as_json: bool) -> None:
 )
 @click.option("--threads", type=click.IntRange(1), help="Only so many; default: tries several.")
 @json_option
-def bench(model: str, rounds: int, tokens: int, threads: int | None, as_json: bool) -> None:
+def bench_command(model: str, rounds: int, tokens: int, threads: int | None, as_json: bool) -> None:
     """Measure MODEL on this box and print the settings to serve it with.
 
     Reading and writing speed, the share of what the memory allows, and what threads, batch size,
@@ -217,7 +217,7 @@ def bench(model: str, rounds: int, tokens: int, threads: int | None, as_json: bo
 
     from rig.server import running_servers
     from serve.bench import bench as benching
-    from serve.models.catalogue import locate
+    from serve.models.catalogue import find_model_file
 
     for server in running_servers.live_servers():
         click.echo(f"{server['url']} runs too and disturbs: rig serve stop", err=True)
@@ -225,14 +225,16 @@ def bench(model: str, rounds: int, tokens: int, threads: int | None, as_json: bo
         click.echo(
             f"This box is busy (load {os.getloadavg()[0]:.1f}): figures come out low.", err=True
         )
-    report = benching.bench(
-        locate(model),
+    report = benching.benchmark_model(
+        find_model_file(model),
         rounds=rounds,
         tokens=tokens,
         threads=threads,
         told=lambda step: click.echo(f"measured {step}", err=True),
     )
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(benching.show(report)))
+    click.echo(
+        json.dumps(report, indent=2) if as_json else "\n".join(benching.format_report(report))
+    )
 
 
 def _given(sampling: dict[str, Any]) -> dict[str, Any]:
@@ -240,4 +242,11 @@ def _given(sampling: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sampling.items() if value not in (None, ())}
 
 
-COMMANDS: list[click.Command] = [ask, chat, logs, models, pull, bench]
+COMMANDS: list[click.Command] = [
+    ask_command,
+    chat_command,
+    logs_command,
+    models_command,
+    pull_command,
+    bench_command,
+]

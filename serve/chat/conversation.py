@@ -20,8 +20,8 @@ from rig.errors import RigError, suggest_name
 from rig.prompts import Message
 from rig.server.client import ChatCompletion, ContextOverflow, ModelClient
 from serve.chat import history
-from serve.chat.ask import call, head
-from serve.chat.printer import Screen, figures
+from serve.chat.ask import make_logged_call, system_messages
+from serve.chat.printer import AnswerPrinter, format_stats
 
 SETTINGS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
@@ -33,11 +33,11 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
 }
 
 
-class Left(Exception):
+class ConversationEnded(Exception):
     """The person wants to go."""
 
 
-class Talk:
+class Conversation:
     """One conversation with the server that `connect` finds; it may come and go meanwhile."""
 
     def __init__(
@@ -55,8 +55,8 @@ class Talk:
         self.system = system
         self.thinking = thinking
         self.log = log
-        self.said: list[Message] = []
-        self.last = ChatCompletion()
+        self.messages: list[Message] = []
+        self.last_answer = ChatCompletion()
         self._conversation = uuid.uuid4().hex
         self._logged = 0
         self._attached = ""
@@ -64,13 +64,13 @@ class Talk:
     # -----------------------------------------------------------------------------------------
     # what a line means
 
-    def take(self, line: str) -> None:
-        """Do what a line says; raises `Left` when it is a goodbye, RigError when it can't be done."""
+    def handle_line(self, line: str) -> None:
+        """Do what a line says; raises `ConversationEnded` at a goodbye, RigError when it can't be done."""
         text = line.strip()
         if not text:
             return
         if not text.startswith("/"):
-            self.say(f"{self._attached}{text}")
+            self.send_message(f"{self._attached}{text}")
             return
         name, _, rest = text[1:].partition(" ")
         command = COMMANDS.get(name)
@@ -78,59 +78,65 @@ class Talk:
             raise RigError(f"There is no /{name}; {suggest_name(name, COMMANDS)}")
         command(self, rest.strip())
 
-    def say(self, text: str) -> None:
+    def send_message(self, text: str) -> None:
         """Say something and show the answer; Ctrl-C keeps what has come so far."""
         if not self.client.is_ready():  # it left while nobody spoke
             self.client.close()
             self.client = self._connect()
         self._attached = ""
-        self.said.append({"role": "user", "content": text})
-        first = head(self.client, self.system)
+        self.messages.append({"role": "user", "content": text})
+        first = system_messages(self.client, self.system)
         answer, begun = ChatCompletion(), time.monotonic()
-        screen = Screen(thinking=self.thinking)
+        screen = AnswerPrinter(thinking=self.thinking)
         try:
             for thought, piece in self.client.stream_chat(
-                first + self.said, into=answer, **self.options
+                first + self.messages, into=answer, **self.options
             ):
-                screen.show(thought, piece)
+                screen.print_piece(thought, piece)
         except KeyboardInterrupt:
             click.echo(" (stopped)", err=True, nl=False)
         except ContextOverflow as error:
-            self.said.pop()
+            self.messages.pop()
             raise RigError(
                 f"{error.message} /new begins anew, /undo forgets the last turn."
             ) from None
         except RigError:
-            self.said.pop()
+            self.messages.pop()
             raise
         finally:
-            screen.end()
+            screen.finish_answer()
         if not answer.text and not answer.thought:
-            self.said.pop()  # stopped before the first word: as if it had not been asked
+            self.messages.pop()  # stopped before the first word: as if it had not been asked
             return
-        self.said.append({"role": "assistant", "content": answer.text.strip()})
-        self.last = answer
+        self.messages.append({"role": "assistant", "content": answer.text.strip()})
+        self.last_answer = answer
         if answer.finish == "length":
             click.echo(f"(cut off after {answer.completion_tokens} tokens)", err=True)
         if self.log:
             seconds = time.monotonic() - begun
-            sent = self.said[self._logged : -1] if self._logged else first + self.said[:-1]
-            history.record(
-                call("chat", self._conversation, self.client, sent, answer, self.options, seconds)
+            sent = self.messages[self._logged : -1] if self._logged else first + self.messages[:-1]
+            history.record_call(
+                make_logged_call(
+                    "chat", self._conversation, self.client, sent, answer, self.options, seconds
+                )
             )
-        self._logged = len(self.said)
+        self._logged = len(self.messages)
 
-    def status(self) -> str:
+    def status_line(self) -> str:
         """One line: who answers, and how full the context is."""
         context, name = self.client.context_length, self.client.model or self.client.url
-        used = self.last.prompt_tokens + self.last.completion_tokens if self.said else 0
+        used = (
+            self.last_answer.prompt_tokens + self.last_answer.completion_tokens
+            if self.messages
+            else 0
+        )
         room = f"{used} of {context} tokens" if context else f"{used} tokens"
         return f"{name} | {room} | /help"
 
     # -----------------------------------------------------------------------------------------
     # commands; the first line of each docstring is its help
 
-    def help(self, _: str) -> None:
+    def print_help(self, _: str) -> None:
         """Show this."""
         for name, command in COMMANDS.items():
             click.echo(f"  /{name:<9} {(command.__doc__ or '').splitlines()[0]}", err=True)
@@ -140,36 +146,36 @@ class Talk:
             err=True,
         )
 
-    def new(self, _: str) -> None:
+    def start_over(self, _: str) -> None:
         """Forget the conversation and begin anew."""
-        self.said.clear()
-        self._conversation, self._logged, self.last = uuid.uuid4().hex, 0, ChatCompletion()
+        self.messages.clear()
+        self._conversation, self._logged, self.last_answer = uuid.uuid4().hex, 0, ChatCompletion()
         click.echo("A new conversation.", err=True)
 
-    def undo(self, _: str) -> None:
+    def undo_turn(self, _: str) -> None:
         """Forget the last question and its answer."""
-        if not self.said:
+        if not self.messages:
             raise RigError("Nothing has been said yet.")
         self._forget_turn()
-        click.echo(f"{len(self.said) // 2} turns are left.", err=True)
+        click.echo(f"{len(self.messages) // 2} turns are left.", err=True)
 
-    def retry(self, _: str) -> None:
+    def retry_turn(self, _: str) -> None:
         """Ask the last question once more."""
-        if not self.said:
+        if not self.messages:
             raise RigError("Nothing has been said yet.")
-        text = self.said[-2]["content"]
+        text = self.messages[-2]["content"]
         self._forget_turn()
-        self.say(text)
+        self.send_message(text)
 
     def _forget_turn(self) -> None:
-        del self.said[-2:]
-        self._logged = min(self._logged, len(self.said))
+        del self.messages[-2:]
+        self._logged = min(self._logged, len(self.messages))
 
     def set_system(self, rest: str) -> None:
         """Show the system prompt, or set it: /system TEXT (/system - for none)."""
         if rest:
             self.system = "" if rest == "-" else rest
-        said = "".join(message["content"] for message in head(self.client, self.system))
+        said = "".join(message["content"] for message in system_messages(self.client, self.system))
         click.echo(said or "(no system prompt)", err=True)
 
     def set_thinking(self, _: str) -> None:
@@ -190,7 +196,7 @@ class Talk:
         set_ = {key: value for key, value in self.options.items() if value is not None}
         click.echo(f"{set_ or 'everything as usual'}; there are: {', '.join(SETTINGS)}", err=True)
 
-    def attach(self, rest: str) -> None:
+    def attach_file(self, rest: str) -> None:
         """Put a text file before the next question: /file PATH."""
         path = Path(rest).expanduser()
         try:
@@ -204,36 +210,38 @@ class Talk:
             f"{path.name} ({len(text):,} characters) goes with your next question.", err=True
         )
 
-    def save(self, rest: str) -> None:
+    def save_conversation(self, rest: str) -> None:
         """Write the conversation to a file: /save PATH (.json as messages, else as Markdown)."""
         if not rest:
             raise RigError("Say where: /save PATH.")
         path = Path(rest).expanduser()
         if path.suffix == ".json":
-            write_text(path, json.dumps(self.said, indent=2, ensure_ascii=False) + "\n")
+            write_text(path, json.dumps(self.messages, indent=2, ensure_ascii=False) + "\n")
         else:
-            write_text(path, "".join(f"**{m['role']}**\n\n{m['content']}\n\n" for m in self.said))
-        click.echo(f"{len(self.said)} messages are in {path}.", err=True)
+            write_text(
+                path, "".join(f"**{m['role']}**\n\n{m['content']}\n\n" for m in self.messages)
+            )
+        click.echo(f"{len(self.messages)} messages are in {path}.", err=True)
 
-    def stats(self, _: str) -> None:
+    def print_stats(self, _: str) -> None:
         """Show the figures of the last answer."""
-        click.echo(figures(self.last, 0.0, self.client.context_length), err=True)
+        click.echo(format_stats(self.last_answer, 0.0, self.client.context_length), err=True)
 
-    def leave(self, _: str) -> None:
+    def end_conversation(self, _: str) -> None:
         """Leave (Ctrl-D does it too)."""
-        raise Left
+        raise ConversationEnded
 
 
-COMMANDS: dict[str, Callable[[Talk, str], None]] = {
-    "help": Talk.help,
-    "new": Talk.new,
-    "undo": Talk.undo,
-    "retry": Talk.retry,
-    "system": Talk.set_system,
-    "thinking": Talk.set_thinking,
-    "set": Talk.set_option,
-    "file": Talk.attach,
-    "save": Talk.save,
-    "stats": Talk.stats,
-    "quit": Talk.leave,
+COMMANDS: dict[str, Callable[[Conversation, str], None]] = {
+    "help": Conversation.print_help,
+    "new": Conversation.start_over,
+    "undo": Conversation.undo_turn,
+    "retry": Conversation.retry_turn,
+    "system": Conversation.set_system,
+    "thinking": Conversation.set_thinking,
+    "set": Conversation.set_option,
+    "file": Conversation.attach_file,
+    "save": Conversation.save_conversation,
+    "stats": Conversation.print_stats,
+    "quit": Conversation.end_conversation,
 }

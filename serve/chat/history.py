@@ -40,7 +40,7 @@ create table if not exists calls (
 
 
 @dataclass(frozen=True)
-class Call:
+class LoggedCall:
     """One question and its answer."""
 
     command: str
@@ -62,12 +62,12 @@ class Call:
     id: int | None = None
 
 
-def path() -> Path:
+def log_path() -> Path:
     """Where the log lies."""
     return paths.state_dir() / "calls.db"
 
 
-def record(call: Call) -> None:
+def record_call(call: LoggedCall) -> None:
     """Keep one call."""
     row = asdict(call) | {
         name: json.dumps(getattr(call, name), ensure_ascii=False)
@@ -80,13 +80,13 @@ def record(call: Call) -> None:
             database.execute(f"insert into calls ({names}) values ({marks})", row)
     except (sqlite3.Error, OSError) as error:
         click.echo(
-            f"This call was not logged: {path()}: {error}. (--no-log keeps quiet.)", err=True
+            f"This call was not logged: {log_path()}: {error}. (--no-log keeps quiet.)", err=True
         )
 
 
-def last(number: int, search: str = "") -> list[Call]:
+def last_calls(number: int, search: str = "") -> list[LoggedCall]:
     """The last calls whose question, thought or answer contains `search`; the oldest of them first."""
-    if not path().exists():
+    if not log_path().exists():
         return []
     like = "%" + search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     where = " or ".join(
@@ -99,21 +99,21 @@ def last(number: int, search: str = "") -> list[Call]:
         dict(row) | {name: json.loads(row[name]) for name in ("messages", "options")}
         for row in rows
     )
-    return [Call(**row) for row in reversed(list(loaded))]
+    return [LoggedCall(**row) for row in reversed(list(loaded))]
 
 
-def clear() -> int:
+def clear_calls() -> int:
     """Forget every call, also on the disk; returns how many there were."""
-    if not path().exists():
+    if not log_path().exists():
         return 0
     with _database() as database:
         number = database.execute("delete from calls").rowcount
-    with contextlib.closing(sqlite3.connect(path())) as database:
+    with contextlib.closing(sqlite3.connect(log_path())) as database:
         database.execute("vacuum")
     return int(number)
 
 
-def show(calls: list[Call]) -> Iterator[str]:
+def format_calls(calls: list[LoggedCall]) -> Iterator[str]:
     """The calls as text for a person."""
     for call in calls:
         figures = f"{call.prompt_tokens} + {call.completion_tokens} tokens, {call.seconds:.1f} s"
@@ -133,10 +133,10 @@ def show(calls: list[Call]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _database() -> Iterator[sqlite3.Connection]:
-    path().parent.mkdir(parents=True, exist_ok=True)
-    if not path().exists():  # nobody but its owner, from the first byte on
-        os.close(os.open(path(), os.O_CREAT | os.O_WRONLY, 0o600))
-    with contextlib.closing(sqlite3.connect(path(), timeout=5)) as database:
+    log_path().parent.mkdir(parents=True, exist_ok=True)
+    if not log_path().exists():  # nobody but its owner, from the first byte on
+        os.close(os.open(log_path(), os.O_CREAT | os.O_WRONLY, 0o600))
+    with contextlib.closing(sqlite3.connect(log_path(), timeout=5)) as database:
         database.row_factory = sqlite3.Row
         with database:
             database.execute(TABLE)

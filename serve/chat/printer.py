@@ -17,14 +17,14 @@ CONTROL = re.compile(r"[^\n\t -~\u00a0-\U0010ffff]")
 """A model that repeats what a web page says must not steer the terminal."""
 
 
-class Screen:
+class AnswerPrinter:
     """Takes (thought, text) pieces; white space at both ends of the answer is not shown.
 
     Without `thinking` a person at a terminal sees that the model thinks, and not what.
     """
 
     def __init__(self, *, thinking: bool, live: bool = True) -> None:
-        """With `live` the answer is written piece by piece; otherwise `end` returns and nothing shows."""
+        """With `live` the answer is written piece by piece; otherwise `finish_answer` returns it."""
         self.thinking = thinking
         self.live = live
         self._kept = ""
@@ -38,7 +38,7 @@ class Screen:
         self._status_shown = 0.0
         self._pieces = 0
 
-    def show(self, thought: str, text: str) -> None:
+    def print_piece(self, thought: str, text: str) -> None:
         """Write what has come."""
         self._stop_waiting()
         if thought:
@@ -46,7 +46,7 @@ class Screen:
         if text and self.live:
             self._write(CONTROL.sub("", text) if sys.stdout.isatty() else text)
 
-    def end(self) -> None:
+    def finish_answer(self) -> None:
         """Finish the lines that are open."""
         self._stop_waiting()
         self._wipe()
@@ -104,10 +104,10 @@ class Screen:
             self._thought_open = False
 
 
-def figures(answer: ChatCompletion, seconds: float, context: int | None = None) -> str:
+def format_stats(answer: ChatCompletion, seconds: float, context: int | None = None) -> str:
     """One line of metrics, with the server's own speeds where it tells them.
 
-    >>> figures(ChatCompletion(prompt_tokens=9, completion_tokens=30), 2.0)
+    >>> format_stats(ChatCompletion(prompt_tokens=9, completion_tokens=30), 2.0)
     '9 tokens read, 30 written, 2.0 s'
     """
     line = (

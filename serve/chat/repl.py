@@ -12,13 +12,13 @@ import click
 
 from rig import paths
 from rig.errors import RigError
-from serve.chat.conversation import COMMANDS, SETTINGS, Left, Talk
+from serve.chat.conversation import COMMANDS, SETTINGS, Conversation, ConversationEnded
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
 
-def chat(talk: Talk, *, keep_history: bool) -> bool:
+def run_chat(talk: Conversation, *, keep_history: bool) -> bool:
     """Talk until the person leaves. From a pipe each line is one turn, and only answers go to stdout.
 
     Returns whether every line could be done.
@@ -26,19 +26,19 @@ def chat(talk: Talk, *, keep_history: bool) -> bool:
     well = True
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():
-            click.echo(f"{talk.status()}, Ctrl-D leaves", err=True)
+            click.echo(f"{talk.status_line()}, Ctrl-D leaves", err=True)
             _at_a_terminal(talk, _session(talk, keep_history))
         else:
             for line in sys.stdin:
                 well = _take(talk, line) and well
-    except Left:
+    except ConversationEnded:
         pass
     finally:
         talk.client.close()
     return well
 
 
-def _at_a_terminal(talk: Talk, session: PromptSession[str]) -> None:
+def _at_a_terminal(talk: Conversation, session: PromptSession[str]) -> None:
     while True:
         try:
             line = session.prompt()
@@ -51,16 +51,16 @@ def _at_a_terminal(talk: Talk, session: PromptSession[str]) -> None:
             click.echo(err=True)
 
 
-def _take(talk: Talk, line: str) -> bool:
+def _take(talk: Conversation, line: str) -> bool:
     try:
-        talk.take(line)
+        talk.handle_line(line)
     except RigError as error:
         click.secho(error.format_message(), fg="red", err=True)
         return False
     return True
 
 
-def _session(talk: Talk, keep_history: bool) -> PromptSession[str]:
+def _session(talk: Conversation, keep_history: bool) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
     from prompt_toolkit.completion import WordCompleter
@@ -90,7 +90,7 @@ def _session(talk: Talk, keep_history: bool) -> PromptSession[str]:
         complete_while_typing=False,
         enable_open_in_editor=True,
         prompt_continuation="  ",
-        bottom_toolbar=talk.status,
+        bottom_toolbar=talk.status_line,
         color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
     )
 

@@ -243,7 +243,7 @@ class EngineSupervisor:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
-            env=machine.environment(),
+            env=machine.model_environment(),
         )
         assert process.stdout is not None
         try:

@@ -18,7 +18,7 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 @dataclass(frozen=True)
-class Box:
+class Machine:
     """Memory in bytes."""
 
     threads: int
@@ -34,7 +34,7 @@ class Box:
     free: int
     """What can be taken now without pushing anything out but page cache."""
 
-    def sentence(self) -> str:
+    def describe_machine(self) -> str:
         """Why there are so many threads, for a person."""
         limits = [f"{self.cores} performance core{'s' * (self.cores != 1)}"]
         if self.allowed != self.cores:
@@ -43,11 +43,11 @@ class Box:
             limits.append(f"quota {self.quota:g}")
         return (
             f"{self.threads} thread{'s' * (self.threads != 1)} ({', '.join(limits)}), "
-            f"{sized(self.free)} of {sized(self.memory)} free"
+            f"{format_bytes(self.free)} of {format_bytes(self.memory)} free"
         )
 
 
-def look(root: Path = SYSTEM, affinity: frozenset[int] | None = None) -> Box:
+def inspect_machine(root: Path = SYSTEM, affinity: frozenset[int] | None = None) -> Machine:
     """Look at this box, or at one laid out below `root` (then `affinity` says which CPUs are allowed)."""
     if not (root / "proc/meminfo").is_file():
         return _look_portably()
@@ -65,23 +65,23 @@ def look(root: Path = SYSTEM, affinity: frozenset[int] | None = None) -> Box:
     total, free = _memory(root)
     for limit, used in _memory_limits(root):
         total, free = min(total, limit), min(free, max(0, limit - used))
-    return Box(threads, len(everywhere) or len(here), len(here), quota, total, free)
+    return Machine(threads, len(everywhere) or len(here), len(here), quota, total, free)
 
 
-def sized(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Bytes for a person.
 
-    >>> sized(5 * 2**30), sized(3.85 * 2**20), sized(200 * 2**20)
+    >>> format_bytes(5 * 2**30), format_bytes(3.85 * 2**20), format_bytes(200 * 2**20)
     ('5.0 GiB', '3.9 MiB', '200 MiB')
     """
     unit, name = (2**30, "GiB") if size >= 2**30 else (2**20, "MiB")
     return f"{size / unit:.{0 if size / unit >= 100 else 1}f} {name}"
 
 
-def cpu_list(text: str) -> frozenset[int]:
+def parse_cpu_list(text: str) -> frozenset[int]:
     """The kernel's way to write sets of CPUs.
 
-    >>> sorted(cpu_list("0-2,7"))
+    >>> sorted(parse_cpu_list("0-2,7"))
     [0, 1, 2, 7]
     """
     found: set[int] = set()
@@ -97,14 +97,14 @@ def _cores(root: Path) -> list[frozenset[int]]:
     for folder in (root / "sys/devices/system/cpu").glob("cpu[0-9]*"):
         for name in ("core_cpus_list", "thread_siblings_list"):  # the second one before Linux 5.3
             if text := _text(folder / "topology" / name):
-                found.add(cpu_list(text))
+                found.add(parse_cpu_list(text))
                 break
     return sorted(found, key=min)
 
 
 def _performance(root: Path, cores: list[frozenset[int]]) -> list[frozenset[int]]:
     """Without the slow cores of a mixed CPU: a batch is as fast as its slowest thread."""
-    fast = cpu_list(
+    fast = parse_cpu_list(
         _text(root / "sys/devices/cpu_core/cpus")
     )  # Intel, only where there are two kinds
     if not fast:
@@ -182,7 +182,7 @@ def _number(path: Path) -> int | None:
     return int(text) if text.lstrip("-").isdigit() else None
 
 
-def _look_portably() -> Box:
+def _look_portably() -> Machine:
     """Windows and macOS, through psutil; no control groups there."""
     import psutil
 
@@ -192,10 +192,10 @@ def _look_portably() -> Box:
     may = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else logical
     allowed = max(1, min(physical, may * physical // logical))
     memory = psutil.virtual_memory()
-    return Box(allowed, physical, allowed, None, memory.total, memory.available)
+    return Machine(allowed, physical, allowed, None, memory.total, memory.available)
 
 
-def environment() -> dict[str, str]:
+def model_environment() -> dict[str, str]:
     """The environment of a process that holds a model: ours, and its memory in huge pages.
 
     For each token all weights are read once, and with pages of 4 KiB about a tenth of that time goes into

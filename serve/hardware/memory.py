@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rig.errors import RigError, WrongUse
-from rig.model.gguf import Header
-from serve.hardware.machine import Box, sized
+from rig.model.gguf import GGUFHeader
+from serve.hardware.machine import Machine, format_bytes
 
 CACHE_TYPES = {
     "f32": 4.0,
@@ -40,7 +40,7 @@ PROCESS = 200 * 2**20
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryFit:
     """A context that fits, and where the memory goes (bytes)."""
 
     context: int
@@ -52,78 +52,82 @@ class Fit:
     free: int
 
     @property
-    def need(self) -> int:
+    def total_bytes(self) -> int:
         """All of it together."""
         return self.weights + self.cache + self.work + self.parked
 
-    def sentence(self) -> str:
+    def describe_memory(self) -> str:
         """For a person, at start."""
         return (
-            f"context of {self.context} tokens; {sized(self.need)}: weights {sized(self.weights)}, "
-            f"cache {sized(self.cache)}, work space {sized(self.work)}, "
-            f"kept prefixes {sized(self.parked)}"
+            f"context of {self.context} tokens; {format_bytes(self.total_bytes)}: "
+            f"weights {format_bytes(self.weights)}, "
+            f"cache {format_bytes(self.cache)}, work space {format_bytes(self.work)}, "
+            f"kept prefixes {format_bytes(self.parked)}"
         )
 
 
-def cache_bytes(header: Header, tokens: int, kind: str = "f16") -> int:
+def kv_cache_bytes(header: GGUFHeader, tokens: int, kind: str = "f16") -> int:
     """Memory of keys and values for `tokens`, in a type of `CACHE_TYPES`.
 
     Llama 3.1 8B: 32 layers of 8 heads of 128 numbers, keys and values, 2 bytes: 128 KiB a token. Sliding
     windows are not subtracted: rig keeps the whole cache so that prefixes can be shared.
     """
-    heads = int(header.get("attention.head_count", 1) or 1)
-    layers = int(header.get("block_count", 0))
-    of = header.get("attention.head_count_kv", heads)
+    heads = int(header.arch_value("attention.head_count", 1) or 1)
+    layers = int(header.arch_value("block_count", 0))
+    of = header.arch_value("attention.head_count_kv", heads)
     per_layer = of if isinstance(of, list) else [int(of)] * layers  # 0 in layers without attention
-    width = int(header.get("embedding_length", 0)) // max(1, heads)
-    key = int(header.get("attention.key_length", width))
-    value = int(header.get("attention.value_length", width))
+    width = int(header.arch_value("embedding_length", 0)) // max(1, heads)
+    key = int(header.arch_value("attention.key_length", width))
+    value = int(header.arch_value("attention.value_length", width))
     padded = -(-tokens // STEP) * STEP
     return int(padded * sum(per_layer) * (key + value) * CACHE_TYPES[kind])
 
 
-def work_bytes(header: Header, micro_batch: int, scored: int = 0) -> int:
+def work_bytes(header: GGUFHeader, micro_batch: int, scored: int = 0) -> int:
     """Work space of one micro-batch: logits for each of its tokens, two activations, the widest layer.
 
     Without flash attention each token's scores of `scored` cells are kept, head by head; they are gone
     before the logits come. Measured: 4.1 to 4.6 bytes a head and cell, and the mask.
     """
-    width, widest = int(header.get("embedding_length", 0)), header.get("feed_forward_length", 0)
+    width, widest = (
+        int(header.arch_value("embedding_length", 0)),
+        header.arch_value("feed_forward_length", 0),
+    )
     widest = max(widest) if isinstance(widest, list) else int(widest)
-    heads = int(header.get("attention.head_count", 1) or 1)
+    heads = int(header.arch_value("attention.head_count", 1) or 1)
     scores = int(scored * (4.5 * heads + 6))
-    each = max(4 * header.vocabulary, scores) + 8 * width + 2 * widest
+    each = max(4 * header.vocab_size, scores) + 8 * width + 2 * widest
     return micro_batch * each + PROCESS
 
 
-def fit(
-    header: Header,
-    box: Box,
+def fit_context(
+    header: GGUFHeader,
+    box: Machine,
     context: int | None = None,
     *,
     micro_batch: int = BATCH,
     cache: str = "f16",
     flash_attn: bool = True,
     name: str | None = None,
-) -> Fit:
+) -> MemoryFit:
     """The context to use: `context` if it fits, or one chosen; refused with a sentence if it can't be.
 
     Left to choose, it takes at most `AUTO_CONTEXT` and at most half of what the weights leave free.
     `context` is the total that all sequences share. A share of the memory stays for the rest of the box.
     """
     called = name or header.path.name
-    trained = header.context or context or AUTO_CONTEXT
+    trained = header.context_length or context or AUTO_CONTEXT
     if context is not None and context > trained:
         raise WrongUse(
             f"{called} was trained on {trained} tokens: ask for a context of at most that."
         )
-    left = box.free - max(256 * 2**20, box.memory // 32) - header.bytes
+    left = box.free - max(256 * 2**20, box.memory // 32) - header.total_bytes
 
-    def of(tokens: int) -> Fit:
+    def of(tokens: int) -> MemoryFit:
         work = work_bytes(header, micro_batch, 0 if flash_attn else tokens)
-        cells = cache_bytes(header, tokens, cache)
+        cells = kv_cache_bytes(header, tokens, cache)
         parked = max(0, min(cells, max(PARKED, cells // 2), left - work - cells))
-        return Fit(tokens, header.bytes, cells, work, parked, box.free)
+        return MemoryFit(tokens, header.total_bytes, cells, work, parked, box.free)
 
     sizes = [of(tokens) for tokens in range(STEP, trained + 1, STEP)]
     largest = max((f.context for f in sizes if f.cache <= left - f.work), default=0)
@@ -138,8 +142,8 @@ def fit(
     raise RigError(f"{called} does not fit: {_refusal(need, largest, cache)}")
 
 
-def _refusal(need: Fit, largest: int, cache: str) -> str:
-    said = f"a {need.sentence()}, and {sized(need.free)} are free here. "
+def _refusal(need: MemoryFit, largest: int, cache: str) -> str:
+    said = f"a {need.describe_memory()}, and {format_bytes(need.free)} are free here. "
     if largest >= LEAST_CONTEXT:
         smaller = "" if cache == "q8_0" else ", or halve the cache with --cache-type q8_0"
         return said + f"Ask for --ctx {largest} or less{smaller}."

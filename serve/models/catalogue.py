@@ -11,14 +11,14 @@ from rig.errors import RigError, WrongUse, suggest_name
 from rig.model import gguf
 from rig.server import running_servers
 from serve.hardware import machine
-from serve.hardware.machine import sized
-from serve.hardware.memory import fit
+from serve.hardware.machine import format_bytes
+from serve.hardware.memory import fit_context
 from serve.models import download
-from serve.models.reference import SPLIT, Reference, parse, quant_of
+from serve.models.reference import SPLIT, ModelReference, parse_reference, quant_of
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelRow:
     """One row of `rig models`."""
 
     name: str
@@ -36,10 +36,10 @@ class Model:
     note: str
     """Why it does not fit or can't be read; the address when it is being served."""
     fingerprint: str = ""
-    """Tells this file from another (`gguf.fingerprint`); `/v1/models` of its server says the same."""
+    """Tells this file from another (`gguf.fingerprint_file`); `/v1/models` of its server says the same."""
 
 
-def locate(name: str) -> Path:
+def find_model_file(name: str) -> Path:
     """The GGUF that `name` means (of a split one its first part), or a sentence about what to do."""
     path = runs.find_run(name)
     if (path / runs.RECORD).is_file():
@@ -51,15 +51,15 @@ def locate(name: str) -> Path:
         return path
     if path.is_dir():
         return _only_one(path)
-    reference = parse(name)
+    reference = parse_reference(name)
     if reference is not None:
         return _pulled(reference)
-    known = [model.name for model in everything([])]
+    known = [model.name for model in list_models([])]
     hint = suggest_name(name, known) if known else "pull one: rig pull org/repo:Q4_K_M"
     raise WrongUse(f"There is no run, file or pulled model called {name}; {hint}")
 
 
-def called(name: str, path: Path) -> str:
+def served_model_name(name: str, path: Path) -> str:
     """What a served model is called: the run's name, the reference, or the file's stem."""
     found = runs.find_run(name)
     if (found / runs.RECORD).is_file():
@@ -67,24 +67,24 @@ def called(name: str, path: Path) -> str:
     return name if not found.exists() else path.stem
 
 
-def everything(extra: list[Path]) -> list[Model]:
+def list_models(extra: list[Path]) -> list[ModelRow]:
     """All models of the runs here, all pulled ones, and those in `extra` (files or folders)."""
-    here = machine.look()
+    here = machine.inspect_machine()
     served = {found["model"]: found["url"] for found in running_servers.live_servers()}
-    found: dict[Path, Model] = {}
+    found: dict[Path, ModelRow] = {}
     for name, path in [*_of_runs(), *_pulled_files(), *_of_paths(extra)]:
         if path.resolve() not in found:
             found[path.resolve()] = _row(name, path, here, served)
     return list(found.values())
 
 
-def show(rows: list[Model]) -> list[str]:
+def format_models(rows: list[ModelRow]) -> list[str]:
     """The rows as aligned text."""
     table = [("MODEL", "SIZE", "QUANT", "TRAINED ON", "FINGERPRINT", "HERE")]
     for row in rows:
         fits = f"fits, with a context of {row.fits}" if row.fits else "does not fit"
         here = f"{fits}; {row.note}" if row.note and row.fits else row.note or fits
-        cells = (row.name, sized(row.bytes), row.quant, str(row.context or "?"))
+        cells = (row.name, format_bytes(row.bytes), row.quant, str(row.context or "?"))
         table.append((*cells, row.fingerprint[:8] or "?", here))
     widths = [max(len(line[n]) for line in table) for n in range(5)]
     return [
@@ -93,36 +93,36 @@ def show(rows: list[Model]) -> list[str]:
     ]
 
 
-def as_json(rows: list[Model]) -> list[dict[str, Any]]:
+def models_as_json(rows: list[ModelRow]) -> list[dict[str, Any]]:
     """The rows as plain objects."""
     return [asdict(row) for row in rows]
 
 
-def _row(name: str, path: Path, here: machine.Box, served: dict[str, str]) -> Model:
+def _row(name: str, path: Path, here: machine.Machine, served: dict[str, str]) -> ModelRow:
     size = path.stat().st_size
     try:
-        found = gguf.read(path)
+        found = gguf.read_header(path)
     except RigError as error:
-        return Model(name, str(path), size, "?", 0, False, 0, error.message)
-    quant = found.quant if found.quant != "?" else quant_of(path.name) or "?"
+        return ModelRow(name, str(path), size, "?", 0, False, 0, error.message)
+    quant = found.quant_name if found.quant_name != "?" else quant_of(path.name) or "?"
     taught = bool(found.reply_format.reasoning_open)
     url = served.get(str(path.resolve())) or served.get(name)
     note, context = f"running at {url}" if url else "", 0
     try:
-        context = fit(found, here, name=name).context
+        context = fit_context(found, here, name=name).context
     except RigError as error:
         note = note or error.message.partition(": ")[2].split(". ")[0]
         note = note if url else f"does not fit: {note}"
-    return Model(
+    return ModelRow(
         name,
         str(path),
-        found.bytes,
+        found.total_bytes,
         quant,
-        found.context,
+        found.context_length,
         taught,
         context,
         note,
-        gguf.fingerprint(path),
+        gguf.fingerprint_file(path),
     )
 
 
@@ -140,15 +140,15 @@ def _of_runs() -> list[tuple[str, Path]]:
 
 def _pulled_files() -> list[tuple[str, Path]]:
     rows = []
-    for path in sorted(download.folder().glob("*/*/**/*.gguf")):
+    for path in sorted(download.models_folder().glob("*/*/**/*.gguf")):
         if (match := SPLIT.search(path.name)) and int(match[1]) > 1:
             continue
-        org, repo, *inside = path.relative_to(download.folder()).parts
-        siblings = _names(download.folder() / org / repo)
+        org, repo, *inside = path.relative_to(download.models_folder()).parts
+        siblings = _names(download.models_folder() / org / repo)
         quant = quant_of(path.name)
-        short = Reference(f"{org}/{repo}", quant=quant)
+        short = ModelReference(f"{org}/{repo}", quant=quant)
         try:
-            clear = short.choose(siblings)[0] == "/".join(inside)
+            clear = short.choose_files(siblings)[0] == "/".join(inside)
         except WrongUse:  # two files of one quantisation
             clear = False
         rows.append((str(short) if clear else f"{org}/{repo}/{'/'.join(inside)}", path))
@@ -162,16 +162,16 @@ def _of_paths(extra: list[Path]) -> list[tuple[str, Path]]:
     return [(str(path), path) for path in files]
 
 
-def _pulled(reference: Reference) -> Path:
-    place = download.folder() / reference.repo
+def _pulled(reference: ModelReference) -> Path:
+    place = download.models_folder() / reference.repo
     names = _names(place)
     if not names:
         raise WrongUse(f"{reference.repo} is neither a file nor pulled: rig pull {reference}")
     try:
-        path = place / reference.choose(names)[0]
+        path = place / reference.choose_files(names)[0]
     except WrongUse as error:
         raise WrongUse(f"Of what is here, {error.message} Or: rig pull {reference}") from None
-    known, asked = download.record(path), reference.revision
+    known, asked = download.read_record(path), reference.revision
     if asked and asked != known.get("asked") and not str(known.get("revision")).startswith(asked):
         raise WrongUse(f"{reference.repo} is here at another revision: rig pull {reference}")
     return path

@@ -23,8 +23,8 @@ import httpx
 from rig import paths
 from rig.atomic import sync_folder, write_text
 from rig.errors import RigError, WrongUse
-from serve.hardware.machine import sized
-from serve.models.reference import Reference
+from serve.hardware.machine import format_bytes
+from serve.models.reference import ModelReference
 
 CHUNK = 1 << 20
 TRIES = 5
@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class HubFile:
     """One file on the hub, pinned to a commit."""
 
     repo: str
@@ -48,15 +48,15 @@ class Source:
     sha256: str
 
 
-def folder() -> Path:
+def models_folder() -> Path:
     """Where pulled models live, as `org/repo/file.gguf`."""
     return paths.data_dir() / "models"
 
 
-def pull(reference: Reference, progress: Progress) -> Path:
+def pull_model(reference: ModelReference, progress: Progress) -> Path:
     """Bring a model here and return its (first) file; what is here already is only looked up."""
-    sources, headers = find(reference)
-    targets = [folder() / source.repo / source.file for source in sources]
+    sources, headers = find_hub_files(reference)
+    targets = [models_folder() / source.repo / source.file for source in sources]
     missing = [
         (source, target)
         for source, target in zip(sources, targets, strict=True)
@@ -64,11 +64,11 @@ def pull(reference: Reference, progress: Progress) -> Path:
     ]
     _check_room(missing)
     for source, target in missing:
-        fetch(source, target, headers, progress)
+        download_file(source, target, headers, progress)
     return targets[0]
 
 
-def find(reference: Reference) -> tuple[list[Source], dict[str, str]]:
+def find_hub_files(reference: ModelReference) -> tuple[list[HubFile], dict[str, str]]:
     """The files of a reference on the hub, and the headers to ask for them with."""
     from huggingface_hub import HfApi, errors, get_token
 
@@ -95,7 +95,7 @@ def find(reference: Reference) -> tuple[list[Source], dict[str, str]]:
         ) from None
     siblings = {found.rfilename: found for found in info.siblings or []}
     sources = []
-    for name in reference.choose(siblings):
+    for name in reference.choose_files(siblings):
         lfs, size = siblings[name].lfs, siblings[name].size
         if lfs is None or size is None or info.sha is None:
             raise RigError(
@@ -103,12 +103,14 @@ def find(reference: Reference) -> tuple[list[Source], dict[str, str]]:
             )
         url = f"{api.endpoint}/{reference.repo}/resolve/{info.sha}/{quote(name)}"
         asked = reference.revision
-        sources.append(Source(reference.repo, asked, info.sha, name, url, size, lfs.sha256))
+        sources.append(HubFile(reference.repo, asked, info.sha, name, url, size, lfs.sha256))
     token = get_token()
     return sources, {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def fetch(source: Source, target: Path, headers: dict[str, str], progress: Progress) -> None:
+def download_file(
+    source: HubFile, target: Path, headers: dict[str, str], progress: Progress
+) -> None:
     """Download one file to `target`; a part from an earlier try of the same content is gone on with."""
     import filelock
 
@@ -134,7 +136,7 @@ def fetch(source: Source, target: Path, headers: dict[str, str], progress: Progr
         raise RigError(f"Another process is pulling {target.name}: wait for it.") from None
 
 
-def _download(source: Source, part: Path, headers: dict[str, str], progress: Progress) -> str:
+def _download(source: HubFile, part: Path, headers: dict[str, str], progress: Progress) -> str:
     """Bring `part` to its full size and return its sha256."""
     digest, have = _digest_of(part, source, progress)
     failures = 0
@@ -173,7 +175,7 @@ def _download(source: Source, part: Path, headers: dict[str, str], progress: Pro
     return str(digest.hexdigest())
 
 
-def _digest_of(part: Path, source: Source, progress: Progress) -> tuple[Any, int]:
+def _digest_of(part: Path, source: HubFile, progress: Progress) -> tuple[Any, int]:
     """The hash of what an earlier try left, and its size; what can't be part of the file is dropped."""
     digest, have = hashlib.sha256(), 0
     if part.exists() and part.stat().st_size > source.size:
@@ -192,36 +194,37 @@ def _range(have: int) -> dict[str, str]:
     return {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
 
 
-def _check(response: httpx.Response, source: Source) -> None:
+def _check(response: httpx.Response, source: HubFile) -> None:
     if response.status_code >= 500:
         raise httpx.RemoteProtocolError(f"the hub answered {response.status_code}")  # tried again
     if response.status_code not in (200, 206):
         raise RigError(f"{source.url} answered {response.status_code}: pull it again later.")
 
 
-def _check_room(missing: list[tuple[Source, Path]]) -> None:
+def _check_room(missing: list[tuple[HubFile, Path]]) -> None:
     need = sum(source.size for source, _ in missing)
     for source, target in missing:
         part = target.with_name(f".{target.name}.{source.sha256[:12]}.part")
         need -= part.stat().st_size if part.exists() else 0
-    place = folder()
+    place = models_folder()
     place.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(place).free
     if need > free:
         raise RigError(
-            f"{sized(need)} are still to come, and {sized(free)} are free in {place}: make room first."
+            f"{format_bytes(need)} are still to come, "
+            f"and {format_bytes(free)} are free in {place}: make room first."
         )
 
 
-def record(target: Path) -> dict[str, Any]:
-    """What is known of a pulled file (the fields of `Source`, and when); empty if nothing is."""
+def read_record(target: Path) -> dict[str, Any]:
+    """What is known of a pulled file (the fields of `HubFile`, and when); empty if nothing is."""
     path = _record(target)
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
-def _is_here(source: Source, target: Path) -> bool:
+def _is_here(source: HubFile, target: Path) -> bool:
     here = target.is_file() and target.stat().st_size == source.size
-    return here and record(target).get("sha256") == source.sha256
+    return here and read_record(target).get("sha256") == source.sha256
 
 
 def _record(target: Path) -> Path:

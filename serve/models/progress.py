@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import click
 
-from serve.hardware.machine import sized
+from serve.hardware.machine import format_bytes
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Give a function of (name, bytes there, bytes in all)."""
     if not sys.stderr.isatty():
         yield _lines()
@@ -40,6 +40,6 @@ def _lines() -> Callable[[str, int, int], None]:
         tenth = have * 10 // max(1, size)
         if told.get(name) != tenth:
             told[name] = tenth
-            click.echo(f"{name}: {tenth * 10} % of {sized(size)}", err=True)
+            click.echo(f"{name}: {tenth * 10} % of {format_bytes(size)}", err=True)
 
     return show

@@ -21,7 +21,7 @@ USUAL = "Q4_K_M"
 
 
 @dataclass(frozen=True)
-class Reference:
+class ModelReference:
     """One model on a hub."""
 
     repo: str
@@ -36,12 +36,12 @@ class Reference:
         quant = f":{self.quant}" if self.quant else ""
         return name + quant + (f"@{self.revision}" if self.revision else "")
 
-    def choose(self, names: Iterable[str]) -> list[str]:
+    def choose_files(self, names: Iterable[str]) -> list[str]:
         """The files to load, in order; more than one where a model is split into parts.
 
-        >>> Reference("o/r", quant="q8_0").choose(["m-Q4_K_M.gguf", "m-Q8_0.gguf", "README.md"])
+        >>> ModelReference("o/r", quant="q8_0").choose_files(["m-Q4_K_M.gguf", "m-Q8_0.gguf", "README.md"])
         ['m-Q8_0.gguf']
-        >>> Reference("o/r").choose(["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"])
+        >>> ModelReference("o/r").choose_files(["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"])
         ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']
         """
         models = _models(names)
@@ -71,18 +71,20 @@ class Reference:
         return f"a repository such as {self.repo}-GGUF"
 
 
-def parse(text: str) -> Reference | None:
+def parse_reference(text: str) -> ModelReference | None:
     """A reference, or None where `text` does not look like one.
 
-    >>> parse("bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M")
-    Reference(repo='bartowski/Llama-3.2-1B-Instruct-GGUF', quant='Q4_K_M', file=None, revision=None)
-    >>> parse("https://huggingface.co/o/r/resolve/main/sub/m.gguf").file
+    >>> parse_reference("bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M")
+    ModelReference(repo='bartowski/Llama-3.2-1B-Instruct-GGUF', quant='Q4_K_M', file=None, revision=None)
+    >>> parse_reference("https://huggingface.co/o/r/resolve/main/sub/m.gguf").file
     'sub/m.gguf'
-    >>> parse("model.gguf"), parse("./o/r"), parse("/o/r"), parse("C:/x")
-    (None, None, None, None)
+    >>> [parse_reference(text) for text in ("model.gguf", "./o/r", "/o/r", "C:/x")]
+    [None, None, None, None]
     """
     match = FORM.fullmatch(text)
-    return Reference(**match.groupdict()) if match and _is_inside(match["file"] or "") else None
+    return (
+        ModelReference(**match.groupdict()) if match and _is_inside(match["file"] or "") else None
+    )
 
 
 def quant_of(name: str) -> str | None:

@@ -14,7 +14,7 @@ SYSTEM = click.option(
 NAME = click.option("--name", default="rig-serve", metavar="UNIT", help="Name of the systemd unit.")
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command("install", context_settings={"ignore_unknown_options": True})
 @click.argument("model")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @SYSTEM
@@ -23,7 +23,7 @@ NAME = click.option("--name", default="rig-serve", metavar="UNIT", help="Name of
 @click.option("--now", is_flag=True, help="Start it too, now and at each boot.")
 @click.option("--print", "only_print", is_flag=True, help="Print the unit and write nothing.")
 @click.pass_context
-def install(
+def install_command(
     ctx: click.Context,
     model: str,
     options: tuple[str, ...],
@@ -41,52 +41,52 @@ def install(
 
     settings = _settings(ctx, model, options)
     user = run_as or service.default_user()
-    unit = service.plan(model, settings, list(options), name=name, system=system, user=user)
+    unit = service.plan_unit(model, settings, list(options), name=name, system=system, user=user)
     if only_print:
-        click.echo(unit.text(), nl=False)
+        click.echo(unit.unit_text(), nl=False)
         return
-    service.install(unit, now=now)
-    click.echo(str(unit.path))
-    for hint in service.hints(unit, now):
+    service.install_service(unit, now=now)
+    click.echo(str(unit.file_path))
+    for hint in service.next_steps(unit, now):
         click.echo(hint, err=True)
 
 
-@click.command()
+@click.command("uninstall")
 @SYSTEM
 @NAME
-def uninstall(system: bool, name: str) -> None:
+def uninstall_command(system: bool, name: str) -> None:
     """Stop the service and take its unit away."""
     from serve.service import systemd as service
 
-    unit = service.named(name, system)
-    service.uninstall(unit)
-    click.echo(f"{unit.path} is gone.", err=True)
+    unit = service.unit_called(name, system)
+    service.uninstall_service(unit)
+    click.echo(f"{unit.file_path} is gone.", err=True)
 
 
-@click.command()
+@click.command("status")
 @NAME
 @json_option
-def status(name: str, as_json: bool) -> None:
+def status_command(name: str, as_json: bool) -> None:
     """Show the installed service and every server that answers, also those started on demand."""
     import json
 
     from serve.service import systemd as service
 
-    found = service.status(name)
+    found = service.service_status(name)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        click.echo("\n".join(service.show(found)))
+        click.echo("\n".join(service.format_status(found)))
 
 
-@click.command()
+@click.command("stop")
 @click.argument("model", required=False)
-def stop(model: str | None) -> None:
+def stop_command(model: str | None) -> None:
     """Ask the running server of MODEL (or every one) to leave and give the memory back."""
     from rig.errors import RigError
     from serve.service import systemd as service
 
-    asked = service.stop(model)
+    asked = service.stop_servers(model)
     if not asked:
         raise RigError(f"No server{f' of {model}' if model else ''} runs here.")
     for server in asked:
@@ -103,4 +103,4 @@ def _settings(ctx: click.Context, model: str, options: tuple[str, ...]) -> dict[
         return dict(inner.params)
 
 
-WORDS: list[click.Command] = [install, uninstall, status, stop]
+WORDS: list[click.Command] = [install_command, uninstall_command, status_command, stop_command]

@@ -11,19 +11,19 @@ from typing import Any
 import click
 
 
-class WithWords(click.Command):
-    """A command whose first argument may be one of its `words`, each a command of its own."""
+class CommandWithSubcommands(click.Command):
+    """A command whose first argument may be one of its `subcommands`, each a command of its own."""
 
-    words: dict[str, click.Command]
+    subcommands: dict[str, click.Command]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.words = {}
+        self.subcommands = {}
 
-    def word(self, command: click.Command) -> click.Command:
+    def add_subcommand(self, command: click.Command) -> click.Command:
         """Add a command; used as a decorator above `@click.command()`."""
         assert command.name is not None
-        self.words[command.name] = command
+        self.subcommands[command.name] = command
         return command
 
     def make_context(
@@ -34,7 +34,7 @@ class WithWords(click.Command):
         **extra: Any,
     ) -> click.Context:
         """Hand over to the word that the first argument is."""
-        word = self.words.get(args[0]) if args else None
+        word = self.subcommands.get(args[0]) if args else None
         if word is None:
             return super().make_context(info_name, args, parent, **extra)
         if parent is not None and parent.auto_envvar_prefix:
@@ -47,10 +47,10 @@ class WithWords(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the words below the options."""
         super().format_options(ctx, formatter)
-        if not self.words:
+        if not self.subcommands:
             return
         with formatter.section("Or, in place of MODEL"):
-            formatter.write_dl([(n, c.get_short_help_str(60)) for n, c in self.words.items()])
+            formatter.write_dl([(n, c.get_short_help_str(60)) for n, c in self.subcommands.items()])
 
     def shell_complete(
         self, ctx: click.Context, incomplete: str
@@ -58,5 +58,5 @@ class WithWords(click.Command):
         """Offer the words too."""
         from click.shell_completion import CompletionItem
 
-        words = [CompletionItem(n) for n in self.words if n.startswith(incomplete)]
+        words = [CompletionItem(n) for n in self.subcommands if n.startswith(incomplete)]
         return words + super().shell_complete(ctx, incomplete)

@@ -16,12 +16,12 @@ from rig.errors import RigError, WrongUse
 from rig.model import gguf
 from rig.server import connect, running_servers
 from serve.hardware import machine
-from serve.hardware.memory import fit
+from serve.hardware.memory import fit_context
 from serve.models import catalogue
-from serve.service.unit import Unit
+from serve.service.unit import ServiceUnit
 
 
-def plan(
+def plan_unit(
     model: str,
     settings: dict[str, Any],
     more: list[str],
@@ -29,15 +29,18 @@ def plan(
     name: str,
     system: bool,
     user: str | None,
-) -> Unit:
+) -> ServiceUnit:
     """The unit that serves `model`; `settings` are the options of `rig serve`, `more` as they were typed.
 
     Everything that would fail at three in the morning fails here: a model that is not there or does not
     fit, an option that does not exist, a file that the service's user can't reach.
     """
-    path = catalogue.locate(model).resolve()
-    fits = fit(gguf.read(path), machine.look(), settings["ctx"], micro_batch=settings["batch"],
-               cache=settings["cache_type"], flash_attn=settings["flash_attn"], name=model)  # fmt: skip
+    path = catalogue.find_model_file(model).resolve()
+    fits = fit_context(
+        gguf.read_header(path), machine.inspect_machine(), settings["ctx"],
+        micro_batch=settings["batch"], cache=settings["cache_type"],
+        flash_attn=settings["flash_attn"], name=model,
+    )  # fmt: skip
     if user is not None:
         _known(user)
     words, key = _words(more)
@@ -54,12 +57,12 @@ def plan(
     served = str(here.resolve() if here.exists() else path)
     host = "127.0.0.1" if settings["host"] in ("0.0.0.0", "::") else settings["host"]
     folder = Path("/") if system and user is None else Path.cwd()
-    return Unit(
+    return ServiceUnit(
         name=name,
-        title=catalogue.called(model, path),
+        title=catalogue.served_model_name(model, path),
         command=(*systemd.this_rig(), "serve", served, *words),
         folder=folder,
-        memory=int(fits.need * 1.2) + 512 * 2**20,
+        memory=int(fits.total_bytes * 1.2) + 512 * 2**20,
         system=system,
         user=user,
         loopback=settings["host"] in ("127.0.0.1", "::1", "localhost"),
@@ -70,38 +73,40 @@ def plan(
     )
 
 
-def install(unit: Unit, *, now: bool) -> None:
+def install_service(unit: ServiceUnit, *, now: bool) -> None:
     """Write the unit, and start it if asked to."""
     if sys.platform != "linux":
         raise RigError(
             "Units are for systemd, on Linux: here have `rig serve` started by other means."
         )
     if not now:
-        write_text(unit.path, unit.text())
+        write_text(unit.file_path, unit.unit_text())
         return
-    systemd.install_unit(unit.name, unit.text(), system=unit.system)
+    systemd.install_unit(unit.name, unit.unit_text(), system=unit.system)
 
 
-def uninstall(unit: Unit) -> None:
+def uninstall_service(unit: ServiceUnit) -> None:
     """Stop the service and take its unit away."""
     if not systemd.uninstall_unit(unit.name, system=unit.system):
-        raise RigError(f"There is no {unit.path}: nothing is installed under that name.")
+        raise RigError(f"There is no {unit.file_path}: nothing is installed under that name.")
 
 
-def named(name: str, system: bool) -> Unit:
+def unit_called(name: str, system: bool) -> ServiceUnit:
     """The unit of that name, for looking at; its text means nothing."""
-    return Unit(name, name, (), Path.cwd(), 0, system)
+    return ServiceUnit(name, name, (), Path.cwd(), 0, system)
 
 
-def status(name: str) -> dict[str, Any]:
+def service_status(name: str) -> dict[str, Any]:
     """Installed units of that name with their state, and every server that answers."""
     units = []
     for system in (True, False):
-        unit = named(name, system)
-        if unit.path.exists():
+        unit = unit_called(name, system)
+        if unit.file_path.exists():
             known = systemd.has_systemd()
             state = known and systemd.run_systemctl("is-active", name, system=system, check=False)
-            units.append({"unit": str(unit.path), "system": system, "state": state or "unknown"})
+            units.append(
+                {"unit": str(unit.file_path), "system": system, "state": state or "unknown"}
+            )
     found = [
         {key: value for key, value in server.items() if key != "api_key"}
         for server in running_servers.live_servers()
@@ -109,7 +114,7 @@ def status(name: str) -> dict[str, Any]:
     return {"units": units, "servers": found}
 
 
-def stop(model: str | None) -> list[dict[str, Any]]:
+def stop_servers(model: str | None) -> list[dict[str, Any]]:
     """Ask the running servers (of one model, or all) to leave; returns those that were asked."""
     found = running_servers.live_servers(model)
     for server in found:
@@ -117,7 +122,7 @@ def stop(model: str | None) -> list[dict[str, Any]]:
     return found
 
 
-def hints(unit: Unit, now: bool) -> list[str]:
+def next_steps(unit: ServiceUnit, now: bool) -> list[str]:
     """What a person does next."""
     scope = "" if unit.system else "--user "
     rows = []
@@ -175,7 +180,7 @@ def _reachable_by_others(path: Path) -> None:
             )
 
 
-def show(found: dict[str, Any]) -> list[str]:
+def format_status(found: dict[str, Any]) -> list[str]:
     """The status as text."""
     rows = [f"{u['unit']}: {click.style(u['state'], bold=True)}" for u in found["units"]]
     rows += [f"{s['url']} serves {s['model']} (process {s['pid']})" for s in found["servers"]]

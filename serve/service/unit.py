@@ -54,8 +54,8 @@ LOOPBACK = "IPAddressDeny=any\nIPAddressAllow=localhost\n"
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One service; `text` is its unit file."""
+class ServiceUnit:
+    """One service; `unit_text` is its unit file."""
 
     name: str
     """Without `.service`."""
@@ -77,11 +77,11 @@ class Unit:
     """Where it will answer."""
 
     @property
-    def path(self) -> Path:
+    def file_path(self) -> Path:
         """Where systemd looks for it."""
         return unit_path(self.name, system=self.system)
 
-    def text(self) -> str:
+    def unit_text(self) -> str:
         """The unit file."""
         user, shut = "", SHUT_IN
         if self.system:
