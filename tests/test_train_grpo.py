@@ -104,6 +104,33 @@ def test_accuracy_is_counted_beside_the_rewards_which_reach_the_trainer_as_they_
     assert 0 < row["format"] <= row["rewards/tags/mean"]
 
 
+def test_the_worst_case_leaves_no_trace_in_the_training(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the preflight does where there is a GPU: generate whole, learn once, forget."""
+    from train.trainer import held_out, preflight
+
+    learnt: list[bool] = []
+
+    def try_once(trainer: Any, rows: list[dict[str, Any]], _: Any) -> None:
+        with held_out.preserve_state(trainer.model):
+            trainer.model.train()
+            trainer.learn_once(trainer.generate_once([rows[at // 4] for at in range(8)]))
+            learnt.append(any(p.grad is not None for p in trainer.model.parameters()))
+            assert trainer.latest_completions()["completion"]
+            trainer.forget()
+        assert not trainer.latest_completions()["completion"]
+
+    monkeypatch.setattr(preflight, "run_preflight", try_once)
+    logs = []
+    for name in ("true", "false"):
+        start(f"backend.preflight={name}", "evaluation.problems=0", name=name)
+        rows = log.read_step_rows(Path("runs") / name / log.LOG)
+        logs.append([{k: v for k, v in row.items() if k not in log.CLOCK} for row in rows])
+    assert learnt == [True]
+    assert logs[0] == logs[1]
+
+
 def test_before_and_after_are_judged_on_the_same_problems(trained: Run) -> None:
     found = run.run_outcome(trained)
     assert found["before"]["n"] == found["after"]["n"] == 4

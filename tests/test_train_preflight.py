@@ -5,7 +5,6 @@ No card is needed: a trainer stands in whose card holds so many completions and 
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -51,17 +50,9 @@ class Trainer:
         self.num_generations, self.max_completion_length = 6, 384
         self.generation_config = SimpleNamespace(min_new_tokens=None)
         self.use_liger_kernel = True
-        self.model = self.model_wrapped = torch.nn.Linear(1, 1)
-        self.accelerator = SimpleNamespace(
-            backward=lambda loss: loss.backward(), num_processes=processes
-        )
-        self.state = SimpleNamespace(num_input_tokens_seen=7)
-        self._buffered_inputs: Any = "stale"
-        self._step = 5
-        self._metrics = {"train": {"loss": [1.0]}}
-        self._logs: dict[str, Any] = {
-            "prompt": [1], "completion": [1], "advantages": [1], "rewards": {"a": [1]},
-        }  # fmt: skip
+        self.model = torch.nn.Linear(1, 1)
+        self.accelerator = SimpleNamespace(num_processes=processes)
+        self.forgotten = False
         self.longest: list[int] = []
         self.least: int | None = None
 
@@ -70,25 +61,21 @@ class Trainer:
         if wanted > there:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    def _prepare_inputs(self, batch: list[Any]) -> dict[str, Any]:
-        self.longest = [len(row["prompt"][0]["content"]) for row in batch]
+    def generate_once(self, rows: list[Any]) -> dict[str, Any]:
+        self.longest = [len(row["prompt"][0]["content"]) for row in rows]
         self.least = self.generation_config.min_new_tokens
-        self._room(min(len(batch), self.at_once or len(batch)), self.generates)
+        self._room(min(len(rows), self.at_once or len(rows)), self.generates)
         size = self.args.per_device_train_batch_size
         return {"ids": torch.ones(size, 4), "all": torch.tensor(3), "other": 1}
 
-    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], None, dict[str, Any]]:
-        return prompts, None, {}
+    def generate_completions(self, prompts: list[Any], group: int) -> None:
+        self._room(len(prompts), self.generates)
 
-    def _generate_single_turn(self, ids: list[Any], *_: Any) -> None:
-        self._room(len(ids), self.generates)
-
-    def compute_loss_context_manager(self) -> Any:
-        return contextlib.nullcontext()
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+    def learn_once(self, inputs: dict[str, Any]) -> None:
         self._room(len(inputs["ids"]), self.learns)
-        return model.weight.sum()
+
+    def forget(self) -> None:
+        self.forgotten = True
 
 
 def test_what_fits_is_measured_and_leaves_no_trace() -> None:
@@ -97,9 +84,7 @@ def test_what_fits_is_measured_and_leaves_no_trace() -> None:
     assert trainer.longest == [90] * 6 + [60] * 6 + [5] * 6 + [3] * 6, "the longest prompts first"
     assert trainer.least == 384, "and every completion to its limit"
     assert trainer.generation_config.min_new_tokens is None
-    assert (trainer._buffered_inputs, trainer._step) == (None, 0)
-    assert trainer._logs == {"prompt": [], "completion": [], "advantages": [], "rewards": {}}
-    assert trainer.model.weight.grad is None
+    assert trainer.forgotten
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     from train.plan import plan
     from train.report import html
     from train.rewards import builtin
-    from train.trainer import preflight, trl_config
+    from train.trainer import preflight, trl_config, trl_trainer
     from train.trainer.callback import MonitorCallback
     from train.trainer.held_out import HeldOutEval
 
@@ -115,8 +115,18 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
             cuda=backend.cuda,
             bf16=backend.bf16,
         )
-        trainer = _build_trainer(
-            recipe, backend, fields, model, tokenizer, problems, functions, sizes
+        trl_config.check_trainer_fields(recipe.trainer, trl_trainer.list_config_fields())
+        trainer = trl_trainer.build_trainer(model, tokenizer, problems.train, functions, fields)
+        trl_trainer.configure_trainer(
+            trainer,
+            reply_format=reply_format,
+            keep=recipe.schedule.keep_checkpoints,
+            empty_cache=recipe.backend.empty_cache,
+            compile=recipe.backend.compile,
+            chunked_logprobs=recipe.backend.chunked_logprobs,
+            decode=recipe.backend.decode == "rig",
+            packed=recipe.backend.packed,
+            at_once=sizes.generated if backend.name == "trl" else None,
         )
         trackers.guard_callbacks(trainer, done)
         trainer.epochs_done = done // sizes.steps_per_epoch
@@ -234,57 +244,6 @@ def _probe_prompts(
     return replace(problems, train=found.kept)
 
 
-def _build_trainer(
-    recipe: Recipe,
-    backend: Backend,
-    fields: dict[str, Any],
-    model: Any,
-    tokenizer: Any,
-    problems: DataSplits,
-    functions: list[Any],
-    sizes: BatchSizes,
-) -> Any:
-    import dataclasses
-
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import GRPOConfig
-
-    from train.trainer import trl_config
-    from train.trainer.trl_trainer import configure_trainer, trainer_class
-
-    trl_config.check_trainer_fields(
-        recipe, {field.name for field in dataclasses.fields(GRPOConfig)}
-    )
-    try:
-        config = GRPOConfig(**fields)
-    except ValueError as error:
-        raise WrongUse(f"TRL refuses the recipe: {str(error).splitlines()[0]}") from error
-    # A process that sees several cards would spread over all of them (DataParallel) and multiply its batch.
-    config._n_gpu = min(config.n_gpu, 1)
-    trainer = trainer_class()(
-        model=model,
-        processing_class=tokenizer,
-        reward_funcs=functions,
-        args=config,
-        train_dataset=Dataset.from_list(problems.train),
-    )
-    trl_config.restore_fields(trainer, fields)
-    trainer.remove_callback(PrinterCallback)  # stdout belongs to the result
-    trainer.reply_format = recipe.reply_format.to_reply_format()
-    trainer.keep = recipe.schedule.keep_checkpoints
-    trainer.empty_cache = recipe.backend.empty_cache
-    configure_trainer(
-        trainer,
-        compile=recipe.backend.compile,
-        chunked_logprobs=recipe.backend.chunked_logprobs,
-        decode=recipe.backend.decode == "rig",
-        packed=recipe.backend.packed,
-        at_once=sizes.generated if backend.name == "trl" else None,
-    )
-    return trainer
-
-
 def _note_start(
     run: Run,
     recipe: Recipe,
@@ -363,11 +322,11 @@ def _save_adapter(
     run: Run, recipe: Recipe, trainer: Any, tokenizer: Any, held_out: HeldOutEval
 ) -> None:
     """Weights, tokenizer and contract appear together or not at all."""
-    from train.trainer import trl_trainer as trainers
+    from train.trainer.trl_trainer import load_adapter
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     if (best := held_out.best_adapter()) is not None:
-        trainers.load_adapter(model, best)
+        load_adapter(model, best)
     with checkpoints.atomic_folder(run.path, run.adapter_folder.name) as workshop:
         folder = workshop / run.adapter_folder.name
         model.save_pretrained(str(folder))

@@ -197,7 +197,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
 
 def _best_and_worst(trainer: Any, step: int) -> list[dict[str, Any]]:
     """The best and the worst completion of the latest generation, with what each reward gave."""
-    logs = trainer._logs
+    logs = trainer.latest_completions()
     names = list(logs["rewards"])
     count = len(logs["completion"])
     if not count:

@@ -73,17 +73,17 @@ def first_look(trainer: Any, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Generate a few completions as the run will, refuse babble, and return them."""
     prompts = [row["prompt"] for row in rows[:LOOK]]
     ends = trainer.eos_token_ids
-    check_template(trainer._tokenizer, ends)
+    check_template(trainer.text_tokenizer, ends)
     with preserve_state(trainer.model):
-        prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
-        if not math.isfinite(_entropy(trainer.model, prompt_ids[0][:1], prompt_ids[0][1:])):
+        prompt = trainer.tokenize_prompts(prompts)[0]
+        if not math.isfinite(_entropy(trainer.model, prompt[:1], prompt[1:])):
             raise RigError(
                 "The model's logits are not numbers: its weights are damaged, or model.precision does "
                 "not suit it (a 16-bit model in float16 can overflow)."
             )
-        completions, _ = trainer._generate_single_turn(prompt_ids, images, fields, 1)
-        entropy = _entropy(trainer.model, prompt_ids[0], completions[0])
-    texts = [trainer._tokenizer.decode(ids, skip_special_tokens=True) for ids in completions]
+        completions = trainer.generate_completions(prompts, 1)
+        entropy = _entropy(trainer.model, prompt, completions[0])
+    texts = [trainer.text_tokenizer.decode(ids, skip_special_tokens=True) for ids in completions]
     shown = " ".join(texts[0].split())[:120]
     limit = math.log(trainer.model.config.get_text_config().vocab_size)
     if entropy > BABBLE * limit:
@@ -134,14 +134,13 @@ def worst_case(trainer: Any, rows: Sequence[dict[str, Any]]) -> float | None:
     with preserve_state(trainer.model), _to_the_limit(trainer):
         trainer.model.train()
         try:
-            trainer._buffered_inputs, trainer._step = None, 0
             inputs: list[Any] = []
-            if not _fits(lambda: inputs.append(trainer._prepare_inputs(batch))):
+            if not _fits(lambda: inputs.append(trainer.generate_once(batch))):
                 raise RigError(_too_much_generated(trainer, batch))
-            if not _fits(lambda: _learn(trainer, inputs[0], len(batch))):
+            if not _fits(lambda: trainer.learn_once(inputs[0])):
                 raise RigError(_too_much_learnt(trainer, inputs[0]))
         finally:
-            _forget(trainer)
+            trainer.forget()
             torch.cuda.empty_cache()
     return round(torch.cuda.max_memory_reserved() / 2**30, 2)
 
@@ -186,27 +185,6 @@ def _entropy(model: Any, prompt: list[int], completion: list[int]) -> float:
     return float(-(shares.exp() * shares).sum(-1).mean())
 
 
-def _learn(trainer: Any, inputs: Any, rows: int) -> None:
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-    with trainer.compute_loss_context_manager():
-        loss = trainer.compute_loss(trainer.model_wrapped, inputs)
-    trainer.accelerator.backward(loss)
-
-
-def _forget(trainer: Any) -> None:
-    """Leave no trace in the counters, the buffers and the gradients."""
-    trainer._buffered_inputs, trainer._step = None, 0
-    trainer.model.zero_grad(set_to_none=True)
-    for metrics in trainer._metrics.values():
-        metrics.clear()
-    trainer._logs["prompt"].clear()
-    trainer._logs["completion"].clear()
-    trainer._logs["advantages"].clear()
-    trainer._logs["rewards"].clear()
-    trainer.state.num_input_tokens_seen = 0
-    trainer._current_train_step_time = 0.0
-
-
 def _too_much_learnt(trainer: Any, inputs: Any) -> str:
     """Halve the portion until it fits, and name the knob."""
     import torch
@@ -223,7 +201,7 @@ def _too_much_learnt(trainer: Any, inputs: Any) -> str:
             for key, value in inputs.items()
         }
         try:
-            _learn(trainer, part, fits)
+            trainer.learn_once(part)
             break
         except torch.OutOfMemoryError:
             fits //= 2
@@ -249,8 +227,8 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
     while fits:
         torch.cuda.empty_cache()
         try:
-            ids, images, fields = trainer._tokenize_prompts([row["prompt"] for row in batch[:fits]])
-            trainer._generate_single_turn(ids, images, fields, trainer.num_generations)
+            tried = [row["prompt"] for row in batch[:fits]]
+            trainer.generate_completions(tried, trainer.num_generations)
             break
         except torch.OutOfMemoryError:
             fits //= 2

@@ -7,6 +7,7 @@ and all that a backend is known to change. The arithmetic of portions lives here
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,9 +197,9 @@ def grpo_config_fields(
     return fields | recipe.trainer
 
 
-def check_trainer_fields(recipe: Recipe, known: set[str]) -> None:
+def check_trainer_fields(table: Iterable[str], known: set[str]) -> None:
     """Refuse a key of `[trainer]` that the backend's GRPOConfig lacks: TRL raises, unsloth only warns."""
-    for key in recipe.trainer:
+    for key in table:
         if key.startswith(("use_vllm", "vllm_")):
             raise WrongUse(f"[trainer] {key}: no run generates with vLLM; leave it out.")
         if key in OWNED:

@@ -2,20 +2,22 @@
 
 Built in a function, because unsloth replaces `trl.GRPOTrainer` when it is imported. Nothing of the method is
 changed here; what is added is what is counted beside the rewards, where and when things are written, and what
-comes back after a kill.
+comes back after a kill. TRL's and transformers' own trainer are touched in this file alone: the others call
+what it names (`generate_once`, `learn_once`, `forget`, ...), so a new TRL mends one file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rig.errors import RigError
+from rig.errors import RigError, WrongUse
 from rig.model.reply_format import ReplyFormat
 from train.data import answers
 from train.rewards import builtin
-from train.trainer import checkpoints
+from train.trainer import checkpoints, trl_config
 
 LOST = ("probability tensor contains", "device-side assert")
 """What torch says when a token is to be drawn from no numbers, on the CPU and on a card."""
@@ -46,6 +48,55 @@ def trainer_class() -> type[Any]:
         reply_format: ReplyFormat | None = None
         """Count how many completions are right and in this form; None counts nothing."""
         _buffered_inputs: Any
+
+        # ----------------------------------------------------------------------------------------------
+        # What preflight and monitor ask for
+
+        @property
+        def text_tokenizer(self) -> Any:
+            """The tokenizer, also where the model has a processor that reads images."""
+            return self._tokenizer
+
+        def tokenize_prompts(self, prompts: list[Any]) -> list[list[int]]:
+            """The ids of `prompts`, as a step reads them."""
+            ids: list[list[int]] = self._tokenize_prompts(prompts)[0]
+            return ids
+
+        def generate_completions(self, prompts: list[Any], group: int) -> list[list[int]]:
+            """Answer `prompts` as a step does, where each stands `group` times, and return the ids."""
+            completions, _ = self._generate_single_turn(*self._tokenize_prompts(prompts), group)
+            found: list[list[int]] = completions
+            return found
+
+        def generate_once(self, rows: list[dict[str, Any]]) -> Any:
+            """Answer and mark the `rows` of a whole generation; return its first micro-batch."""
+            self._buffered_inputs, self._step = None, 0
+            return self._prepare_inputs(rows)
+
+        def learn_once(self, inputs: Any) -> None:
+            """Learn from one micro-batch as a step does, up to the gradients."""
+            self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(self.model_wrapped, inputs)
+            self.accelerator.backward(loss)
+
+        def forget(self) -> None:
+            """Leave no trace of `generate_once` and `learn_once` in counters, buffers and gradients."""
+            self._buffered_inputs, self._step = None, 0
+            self.model.zero_grad(set_to_none=True)
+            for metrics in self._metrics.values():
+                metrics.clear()
+            for column in ("prompt", "completion", "advantages", "rewards"):
+                self._logs[column].clear()
+            self.state.num_input_tokens_seen = 0
+            self._current_train_step_time = 0.0
+
+        def latest_completions(self) -> Any:
+            """The latest generation: `prompt`, `completion`, and in `rewards` a column of each reward."""
+            return self._logs
+
+        # ----------------------------------------------------------------------------------------------
+        # What TRL calls
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """No model card: the run folder says more, and TRL writes one at every checkpoint."""
@@ -171,9 +222,49 @@ def count_right(
     return found
 
 
+def list_config_fields() -> set[str]:
+    """The names of all fields that the backend's GRPOConfig knows."""
+    from trl import GRPOConfig
+
+    return {field.name for field in dataclasses.fields(GRPOConfig)}
+
+
+def build_trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    rewards: list[Any],
+    fields: dict[str, Any],
+) -> Any:
+    """The trainer of `model` with the fields of `train.trainer.trl_config` in force; `rows` hold `prompt`."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import GRPOConfig
+
+    try:
+        config = GRPOConfig(**fields)
+    except ValueError as error:
+        raise WrongUse(f"TRL refuses the recipe: {str(error).splitlines()[0]}") from error
+    # A process that sees several GPUs would spread over all of them (DataParallel) and multiply its batch.
+    config._n_gpu = min(config.n_gpu, 1)
+    trainer = trainer_class()(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=rewards,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+    )
+    trl_config.restore_fields(trainer, fields)
+    trainer.remove_callback(PrinterCallback)  # stdout belongs to the result
+    return trainer
+
+
 def configure_trainer(
     trainer: Any,
     *,
+    reply_format: ReplyFormat,
+    keep: int,
+    empty_cache: bool,
     compile: bool,
     chunked_logprobs: bool,
     decode: bool,
@@ -182,12 +273,14 @@ def configure_trainer(
 ) -> None:
     """Set what TRL has no field for; call it between construction and `train`.
 
+    `reply_format`, `keep`, `empty_cache`: as `Trainer` has them.
     `packed`: learn with `train.model.packing` where the model allows it.
     `decode`: generate with `train.model.generate` where it can stand in for transformers' `generate`.
     `at_once`: so many completions together at most; None leaves generating as the backend has it.
     """
     import torch
 
+    trainer.reply_format, trainer.keep, trainer.empty_cache = reply_format, keep, empty_cache
     # TRL casts the adapter of a 4-bit model to bfloat16, where a step of 5e-6 is rounded away.
     for parameter in trainer.model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
