@@ -89,17 +89,17 @@ def by_hand(steps: int, folder: Path, turn: Turn) -> list[float]:
 
     from train.data import dataset
     from train.model.backends import TOY
-    from train.rewards import builtin
+    from train.rewards.binding import bind_reward
     from train.trainer import trl_config
 
     recipe = recipe_of(steps, "transformers")
     reply_format = recipe.reply_format.to_reply_format()
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
     rows = dataset.load_splits(**table, system_prompt=reply_format.system_prompt).train
-    functions = [builtin.bind_reward(one.name, one.options, reply_format) for one in recipe.rewards]
-    portions = trl_config.BatchSizes.from_recipe(recipe, rows=len(rows))
+    functions = [bind_reward(one.name, one.options, reply_format) for one in recipe.rewards]
+    sizes = recipe.batch_sizes(rows=len(rows))
     fields = trl_config.grpo_config_fields(
-        recipe, portions, output=folder / "x", cuda=False, bf16=False
+        recipe, sizes, output=folder / "x", cuda=False, bf16=False
     )
     model = AutoModelForCausalLM.from_pretrained(TOY, dtype=torch.float32)
     set_seed(recipe.schedule.seed)

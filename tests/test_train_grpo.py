@@ -20,7 +20,7 @@ from support.small_runs import SMALL, reward_file, start
 from train import recipe as recipes
 from train import run
 from train.monitor import log
-from train.rewards import builtin
+from train.rewards.binding import BoundReward
 from train.trainer import checkpoints
 
 
@@ -98,7 +98,7 @@ def test_accuracy_is_counted_beside_the_rewards_which_reach_the_trainer_as_they_
         'rewards=[{name="tags", weight=0.2}, {name="correct"}]', "evaluation.problems=0",
         "backend.preflight=false", "schedule.max_steps=1",
     )  # fmt: skip
-    assert [type(reward) for reward in given] == [builtin.BoundReward] * 2
+    assert [type(reward) for reward in given] == [BoundReward] * 2
     row = log.read_step_rows(Path(found["run"]) / log.LOG)[0]
     assert row["accuracy"] == pytest.approx(row["rewards/correct/mean"])
     assert 0 < row["format"] <= row["rewards/tags/mean"]
@@ -108,12 +108,13 @@ def test_the_worst_case_leaves_no_trace_in_the_training(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the preflight does where there is a GPU: generate whole, learn once, forget."""
-    from train.trainer import held_out, preflight
+    from train.model.preserve_state import preserve_state
+    from train.trainer import preflight
 
     learnt: list[bool] = []
 
     def try_once(trainer: Any, rows: list[dict[str, Any]], _: Any) -> None:
-        with held_out.preserve_state(trainer.model):
+        with preserve_state(trainer.model):
             trainer.model.train()
             trainer.learn_once(trainer.generate_once([rows[at // 4] for at in range(8)]))
             learnt.append(any(p.grad is not None for p in trainer.model.parameters()))

@@ -15,9 +15,8 @@ from train import recipe as recipes
 from train.model.backends import unsupported_settings
 from train.plan import model_shape
 from train.recipe import Recipe, WatchTable
-from train.rewards import builtin
+from train.rewards.binding import bind_reward
 from train.trainer import trl_config
-from train.trainer.trl_config import BatchSizes
 
 MINIMAL = """
 about = "mine"
@@ -44,12 +43,12 @@ def test_every_recipe_opens_with_its_command_and_loads(name: str) -> None:
     found = recipes.load_recipe(name)
     assert recipes.parse_recipe(recipes.to_toml(found), name) == found
     for reward in found.rewards:
-        builtin.bind_reward(reward.name, reward.options, found.reply_format.to_reply_format())
+        bind_reward(reward.name, reward.options, found.reply_format.to_reply_format())
     model = model_shape.load_shape(found.model.name)
     assert sum(model.lora_parameters(found.lora.r, found.lora.targets).values()) > 0
     fields = trl_config.grpo_config_fields(
         found,
-        BatchSizes.from_recipe(found, rows=1000),
+        found.batch_sizes(rows=1000),
         output=Path("runs/x/checkpoints"),
         cuda=True,
         bf16=True,
@@ -178,7 +177,7 @@ def test_the_effective_batch_stays_however_many_cards_share_it(
     mine: str, cards: int, micro: int, accumulation: int, generated: int
 ) -> None:
     found = recipes.load_recipe(mine)  # 8 prompts x 8 completions a step, 8 at once
-    portions = BatchSizes.from_recipe(found, cards=cards, rows=1000)
+    portions = found.batch_sizes(gpus=cards, rows=1000)
     assert (portions.micro_batch, portions.accumulation) == (micro, accumulation)
     assert portions.generated == generated
     assert cards * micro * accumulation == portions.completions == 64
@@ -187,17 +186,17 @@ def test_the_effective_batch_stays_however_many_cards_share_it(
 
 def test_completions_generated_ahead_are_counted(mine: str) -> None:
     found = recipes.load_recipe(mine, ["schedule.steps_per_batch=4"])
-    portions = BatchSizes.from_recipe(found, rows=1000)
+    portions = found.batch_sizes(rows=1000)
     assert portions.generated == 256
     assert portions.steps_per_epoch == 124  # 31 whole generations of 4 steps
 
 
 def test_generating_in_portions_changes_nothing_else(mine: str) -> None:
-    whole = BatchSizes.from_recipe(recipes.load_recipe(mine), rows=1000)
+    whole = recipes.load_recipe(mine).batch_sizes(rows=1000)
     for at_once, generated in ((24, 24), (1000, 64)):
         found = recipes.load_recipe(mine, [f"schedule.generate_at_once={at_once}"])
-        assert BatchSizes.from_recipe(found, rows=1000) == replace(whole, generated=generated)
-        assert BatchSizes.from_recipe(found, cards=4, rows=1000).generated == 16
+        assert found.batch_sizes(rows=1000) == replace(whole, generated=generated)
+        assert found.batch_sizes(gpus=4, rows=1000).generated == 16
 
 
 def test_unsloth_says_that_it_generates_all_at_once(mine: str) -> None:
@@ -211,7 +210,7 @@ def test_unsloth_says_that_it_generates_all_at_once(mine: str) -> None:
 
 def test_cards_that_cannot_share_a_step_are_refused(mine: str) -> None:
     with pytest.raises(click.UsageError, match="prompts_per_step to a multiple of 3"):
-        BatchSizes.from_recipe(recipes.load_recipe(mine), cards=3, rows=1000)
+        recipes.load_recipe(mine).batch_sizes(gpus=3, rows=1000)
 
 
 def test_every_field_that_grpo_adds_is_written_out(mine: str) -> None:
@@ -225,7 +224,7 @@ def test_every_field_that_grpo_adds_is_written_out(mine: str) -> None:
     found = recipes.load_recipe(mine)
     fields = trl_config.grpo_config_fields(
         found,
-        BatchSizes.from_recipe(found, rows=1000),
+        found.batch_sizes(rows=1000),
         output=Path("runs/x/c"),
         cuda=False,
         bf16=False,

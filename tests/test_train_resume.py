@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from rig.atomic import atomic_folder
 from rig.errors import RigError
 from rig.runs import Run
 from support.small_runs import start
@@ -131,7 +132,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
     def write() -> None:
-        with checkpoints.atomic_folder(tmp_path, "checkpoint-5") as workshop:
+        with atomic_folder(tmp_path, "checkpoint-5") as workshop:
             (workshop / "checkpoint-5").mkdir()
             (workshop / "checkpoint-5" / "half").write_bytes(b"x")
             raise KeyboardInterrupt
@@ -151,23 +152,21 @@ def test_a_full_disk_is_seen_before_the_half_written_makes_room_again(
         return real._replace(free=0 if list(folder.glob(".part-*")) else 2**30)
 
     def write() -> None:
-        with checkpoints.atomic_folder(tmp_path, "checkpoint-5"):
+        with atomic_folder(tmp_path, "checkpoint-5"):
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 8")
 
-    monkeypatch.setattr("train.trainer.checkpoints.shutil.disk_usage", usage)
+    monkeypatch.setattr("rig.atomic.shutil.disk_usage", usage)
     with pytest.raises(RigError, match="The disk is full: checkpoint-5"):
         write()
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(
-        "train.trainer.checkpoints.shutil.disk_usage", lambda folder: real._replace(free=2**30)
-    )
+    monkeypatch.setattr("rig.atomic.shutil.disk_usage", lambda folder: real._replace(free=2**30))
     with pytest.raises(RuntimeError, match="enforce fail"):
         write()
 
 
 def test_a_checkpoint_takes_the_place_of_an_older_one_of_its_name(tmp_path: Path) -> None:
     for text in ("old", "new"):
-        with checkpoints.atomic_folder(tmp_path, "checkpoint-5") as workshop:
+        with atomic_folder(tmp_path, "checkpoint-5") as workshop:
             (workshop / "checkpoint-5").mkdir()
             (workshop / "checkpoint-5" / "file").write_text(text, "utf-8")
     assert (tmp_path / "checkpoint-5" / "file").read_text("utf-8") == "new"

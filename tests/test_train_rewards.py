@@ -17,7 +17,8 @@ import pytest
 from rig.errors import WrongUse
 from rig.model.reply_format import TAUGHT, ReplyFormat
 from train.data import answers
-from train.rewards.builtin import bind_reward, completion_text, list_rewards, rewards
+from train.rewards.binding import bind_reward, list_rewards
+from train.rewards.builtin import completion_text, rewards
 
 SAMPLE = Path(__file__).parent / "data" / "gsm8k_sample.jsonl"
 
@@ -253,7 +254,7 @@ def test_a_column_named_like_an_option_does_not_override_it() -> None:
 
 def test_the_rewards_need_no_torch() -> None:
     probe = (
-        "import sys, train.rewards.builtin; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+        "import sys, train.rewards.binding; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True,

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import rig.cli
+from rig import atomic
 from rig.errors import RigError, WrongUse
 from rig.runs import Run
 from support.one_thread import one_thread  # noqa: F401
@@ -284,14 +285,14 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
     """The system's own answer to a file that may not grow, in the middle of the third checkpoint."""
     import errno
 
-    real = checkpoints._sync
+    real = atomic.sync_tree
 
     def full(folder: Path) -> None:
         if folder.name == "checkpoint-2":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         real(folder)
 
-    monkeypatch.setattr(checkpoints, "_sync", full)
+    monkeypatch.setattr(atomic, "sync_tree", full)
     with pytest.raises(RigError, match="The disk is full: checkpoint-2"):
         start("schedule.max_steps=3", "evaluation.problems=0", "backend.preflight=false")
     run = Run.open(Path("runs/mine"))
@@ -300,7 +301,7 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
         1,
         run.checkpoint_folder / "checkpoint-1",
     )
-    monkeypatch.setattr(checkpoints, "_sync", real)
+    monkeypatch.setattr(atomic, "sync_tree", real)
     assert train_run.resume_run(run, quiet=True)["state"] == "trained"
 
 

@@ -158,7 +158,7 @@ def rewards(
     from rich.console import Console
 
     if check is None:
-        from train.rewards.builtin import list_rewards
+        from train.rewards.binding import list_rewards
 
         found = list_rewards()
         if as_json:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rig.atomic import atomic_folder
 from rig.errors import RigError, WrongUse
 from rig.model import base_weights
 from rig.runs import Run
@@ -26,12 +27,12 @@ from train.recipe import Recipe
 from train.trainer import checkpoints
 
 if TYPE_CHECKING:
+    from train.batching import BatchSizes
     from train.data.dataset import DataSplits
     from train.model.backends import Backend
     from train.monitor.alarms import Alarms
     from train.trainer.callback import MonitorCallback
     from train.trainer.held_out import HeldOutEval
-    from train.trainer.trl_config import BatchSizes
 
 
 def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
@@ -62,7 +63,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     from train.monitor.progress import ProgressBar
     from train.plan import plan
     from train.report import html
-    from train.rewards import builtin
+    from train.rewards.binding import bind_reward
     from train.trainer import preflight, trl_config, trl_trainer
     from train.trainer.callback import MonitorCallback
     from train.trainer.held_out import HeldOutEval
@@ -74,7 +75,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
     problems = dataset.load_splits(**table, system_prompt=reply_format.system_prompt)
     functions = [
-        builtin.bind_reward(reward.name, reward.options, reply_format) for reward in recipe.rewards
+        bind_reward(reward.name, reward.options, reply_format) for reward in recipe.rewards
     ]
     if backend.cuda and recipe.backend.preflight:
         plan.refuse_oversized(recipe, backend.name, backend.memory, cards=gpus)
@@ -101,7 +102,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         # --------------------------------------------------------------------------------------------------
         # Trainer
 
-        sizes = trl_config.BatchSizes.from_recipe(recipe, cards=gpus, rows=len(problems.train))
+        sizes = recipe.batch_sizes(gpus=gpus, rows=len(problems.train))
         if sizes.steps_per_epoch == 0:
             raise WrongUse(
                 f"{len(problems.train)} training prompts are too few for one generation, which takes "
@@ -222,7 +223,7 @@ def _probe_prompts(
     """Leave out what the model always or never solves; of several processes the first one asks."""
     from train.eval import difficulty
     from train.eval.models import LocalModel, SamplingParams
-    from train.trainer.held_out import preserve_state
+    from train.model.preserve_state import preserve_state
 
     say(f"Probing prompts, {recipe.probe.attempts} times each ...")
     grpo = recipe.grpo
@@ -327,8 +328,9 @@ def _save_adapter(
     model = trainer.accelerator.unwrap_model(trainer.model)
     if (best := held_out.best_adapter()) is not None:
         load_adapter(model, best)
-    with checkpoints.atomic_folder(run.path, run.adapter_folder.name) as workshop:
-        folder = workshop / run.adapter_folder.name
+    name = run.adapter_folder.name
+    with atomic_folder(run.path, name, when_full=checkpoints.WHEN_FULL) as workshop:
+        folder = workshop / name
         model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         tokenizer.save_pretrained(str(folder))

@@ -6,7 +6,6 @@ of that name. Model and data have no default, numbers have. `train/recipes/` hol
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +18,9 @@ from rig.config import read_toml
 from rig.errors import WrongUse, suggest_name
 from rig.model.reply_format import TAUGHT, ReplyFormat
 from rig.validation import FrozenModel, validate_as
+from train.batching import BatchSizes, largest_divisor, split_step
 from train.monitor.alarms import KINDS
+from train.recipe_toml import apply_setting, format_toml
 
 SHIPPED = Path(__file__).parent / "recipes"
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -286,14 +287,18 @@ class Recipe(FrozenModel):
             raise ValueError("all rewards weigh 0, so nothing can be learnt: give one a weight")
         return self
 
-
-def largest_divisor(total: int, most: int) -> int:
-    """The largest number up to `most` that divides `total`.
-
-    >>> largest_divisor(36, 8), largest_divisor(7, 3)
-    (6, 1)
-    """
-    return max(n for n in range(1, min(most, total) + 1) if total % n == 0)
+    def batch_sizes(self, *, gpus: int = 1, rows: int = 0) -> BatchSizes:
+        """One step shared by `gpus`, in numbers; `rows` is the number of training prompts."""
+        return split_step(
+            prompts=self.schedule.prompts_per_step,
+            group=self.grpo.num_generations,
+            micro_batch=self.schedule.micro_batch,
+            steps_per_batch=self.schedule.steps_per_batch,
+            iterations=self.grpo.num_iterations,
+            at_once=self.schedule.generate_at_once,
+            gpus=gpus,
+            rows=rows,
+        )
 
 
 def list_recipes() -> list[str]:
@@ -337,7 +342,7 @@ def parse_recipe(text: str, where: str, settings: Iterable[str] = ()) -> Recipe:
 
 def _resolve(values: dict[str, Any], settings: Iterable[str], where: str) -> Recipe:
     for setting in settings:
-        _set(values, setting)
+        apply_setting(values, setting)
     if "speech" in values:
         raise WrongUse(f"{where}: the table [speech] is called [reply_format] now: rename it.")
     return validate_as(Recipe, values, where)
@@ -349,65 +354,5 @@ def save_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe with every setting written out; keys without a value are left out.
-
-    >>> print(_toml({"a": 1, "t": {"x": [1.5, "q"], "on": True}, "r": [{"n": "k"}]}).strip())
-    a = 1
-    <BLANKLINE>
-    [t]
-    x = [1.5, "q"]
-    on = true
-    <BLANKLINE>
-    [[r]]
-    n = "k"
-    """
-    return _toml(recipe.model_dump(mode="json"))
-
-
-def _set(values: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
-    if not equals or not key.strip():
-        raise WrongUse(f"--set {setting}: write key=value, such as --set schedule.max_steps=20.")
-    try:
-        value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    *path, last = key.strip().split(".")
-    place: Any = values
-    for part in path:
-        if isinstance(place, list):
-            found = [item for item in place if item.get("name") == part]
-            if not found:
-                known = [str(item.get("name")) for item in place]
-                raise WrongUse(f"--set {setting}: no entry {part!r}; {suggest_name(part, known)}")
-            place = found[0]
-        else:
-            place = place.setdefault(part, {})
-        if not isinstance(place, dict | list):
-            raise WrongUse(f"--set {setting}: {part!r} is a value, not a table.")
-    if isinstance(place, list):
-        raise WrongUse(f"--set {setting}: name the entry and its key, as in rewards.NAME.weight=1.")
-    place[last] = value
-
-
-def _toml(table: dict[str, Any], path: str = "") -> str:
-    lines, below = [], []
-    for key, value in table.items():
-        name = f"{path}.{key}" if path else key
-        if isinstance(value, dict) and value:
-            below.append(f"\n[{name}]\n{_toml(value, name)}")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            below += [f"\n[[{name}]]\n{_toml(item, name)}" for item in value]
-        elif value is not None and value != {}:
-            lines.append(f"{key} = {_value(value)}\n")
-    return "".join(lines + below)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return f"[{', '.join(_value(item) for item in value)}]"
-    if isinstance(value, str):  # JSON's escapes are TOML's, but for one character
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return str(value)
+    """The recipe with every setting written out; keys without a value are left out."""
+    return format_toml(recipe.model_dump(mode="json"))

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rig.atomic import PART
 from train import recipe as recipes
 from train import run
 from train.monitor import log
@@ -106,9 +107,7 @@ def main(place: Path, count: int, settings: list[str]) -> dict[str, Any]:
                 "same_log": logged == wanted,
                 "same_adapter": _bytes(folder) == _bytes(place / "whole"),
                 "halves": halves(folder),
-                "leftovers": [
-                    p.name for p in (folder / "checkpoints").glob(f"{checkpoints.PART}*")
-                ],
+                "leftovers": [p.name for p in (folder / "checkpoints").glob(f"{PART}*")],
             }
         )
     return {"trl": trl.__version__, "steps": len(wanted), "exit": whole.exitcode, "kills": kills}

@@ -13,11 +13,11 @@ from typing import Any
 import click
 
 from rig.errors import RigError
+from train.batching import largest_divisor
 from train.plan import memory, model_shape
 from train.plan.memory import GIB, MemoryEstimate
 from train.plan.model_shape import ModelShape
-from train.recipe import Recipe, largest_divisor
-from train.trainer.trl_config import BatchSizes
+from train.recipe import Recipe
 
 ROWS = {"gsm8k": 7473, "openai/gsm8k": 7473}
 """Training rows of data sets whose size is known without the network."""
@@ -33,8 +33,8 @@ def make_plan(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
     per_module = model.lora_parameters(recipe.lora.r, recipe.lora.targets)
     trainable = sum(per_module.values())
     rows, notes = _rows(recipe)
-    portions = BatchSizes.from_recipe(recipe, cards=cards, rows=rows or 0)
-    steps = portions.steps_per_epoch if rows else None
+    sizes = recipe.batch_sizes(gpus=cards, rows=rows or 0)
+    steps = sizes.steps_per_epoch if rows else None
     if rows and not steps:
         notes.append(f"{rows} training prompts are too few for one generation.")
     longest = recipe.data.max_prompt_length + recipe.grpo.max_completion_length
@@ -60,11 +60,11 @@ def make_plan(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
         "steps": recipe.schedule.max_steps,
         "steps_per_epoch": steps,
         "epochs": round(recipe.schedule.max_steps / steps, 3) if steps else None,
-        "completions_per_step": portions.completions,
-        "completions_per_generation": portions.generated * cards,
-        "micro_batch": portions.micro_batch,
-        "gradient_accumulation_steps": portions.accumulation,
-        "tokens_per_step": portions.completions * longest,
+        "completions_per_step": sizes.completions,
+        "completions_per_generation": sizes.generated * cards,
+        "micro_batch": sizes.micro_batch,
+        "gradient_accumulation_steps": sizes.accumulation,
+        "tokens_per_step": sizes.completions * longest,
         "notes": notes,
     }
 
@@ -73,14 +73,14 @@ def predict_memory(
     recipe: Recipe, model: ModelShape, backend: str, *, cards: int = 1
 ) -> MemoryEstimate:
     """The memory of each card under `backend` (`trl` or `unsloth`)."""
-    portions = BatchSizes.from_recipe(recipe, cards=cards)
+    sizes = recipe.batch_sizes(gpus=cards)
     return memory.estimate_memory(
         model,
         precision=recipe.model.precision,
         trainable=sum(model.lora_parameters(recipe.lora.r, recipe.lora.targets).values()),
         optim=recipe.schedule.optim,
-        micro_batch=portions.micro_batch,
-        generated=portions.generated,
+        micro_batch=sizes.micro_batch,
+        generated=sizes.generated,
         generations=recipe.grpo.num_generations,
         prompt=recipe.data.max_prompt_length,
         completion=recipe.grpo.max_completion_length,
@@ -110,11 +110,11 @@ def refuse_oversized(recipe: Recipe, backend: str, card_bytes: int, *, cards: in
     knobs: dict[str, int] = {}
     smaller = recipe
     while found.peak_bytes > card_bytes:
-        portions = BatchSizes.from_recipe(smaller, cards=cards)
-        if found.learning_bytes >= found.generating_bytes and portions.micro_batch > 1:
-            knobs["micro_batch"] = largest_divisor(portions.completions, portions.micro_batch // 2)
-        elif backend == "trl" and portions.generated > 1:
-            half, group = portions.generated // 2, recipe.grpo.num_generations
+        sizes = smaller.batch_sizes(gpus=cards)
+        if found.learning_bytes >= found.generating_bytes and sizes.micro_batch > 1:
+            knobs["micro_batch"] = largest_divisor(sizes.completions, sizes.micro_batch // 2)
+        elif backend == "trl" and sizes.generated > 1:
+            half, group = sizes.generated // 2, recipe.grpo.num_generations
             knobs["generate_at_once"] = half - half % group or half
         else:
             raise RigError(

@@ -18,7 +18,7 @@ from rig.errors import RigError
 from rig.model.reply_format import ReplyFormat
 from train.data import answers
 from train.data.dataset import Row
-from train.rewards import builtin
+from train.rewards.binding import bind_reward
 from train.rewards.builtin import Marks, Reward
 
 GOLDS = 40
@@ -80,7 +80,7 @@ def lint_rewards(
     """
     found = []
     for name, weight, options in named:
-        reward, tried = builtin.bind_reward(name, options, reply_format), RewardReport(name, weight)
+        reward, tried = bind_reward(name, options, reply_format), RewardReport(name, weight)
         try:
             _try(reward, tried, rows, reply_format, real)
         except RigError as error:

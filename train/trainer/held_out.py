@@ -6,17 +6,16 @@ kept on disk is what `rig eval` keeps, so both can be compared.
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from rig.atomic import atomic_folder
 from rig.runs import Run
 from train.data.dataset import DataSplits
 from train.eval import scoring
 from train.eval.models import LocalModel, SamplingParams
 from train.eval.problems import Problems
+from train.model.preserve_state import preserve_state
 from train.monitor import log
 from train.recipe import Recipe
 from train.trainer import checkpoints
@@ -109,7 +108,8 @@ class HeldOutEval:
     def _keep_best(self) -> None:
         if not self._recipe.evaluation.patience:
             return
-        with checkpoints.atomic_folder(self._run.checkpoint_folder, BEST) as workshop:
+        folder = self._run.checkpoint_folder
+        with atomic_folder(folder, BEST, when_full=checkpoints.WHEN_FULL) as workshop:
             self._model.save_pretrained(str(workshop / BEST))
 
     def _local(self) -> LocalModel:
@@ -119,25 +119,3 @@ class HeldOutEval:
         return scoring.score_model(
             local, self.rows, self._recipe.reply_format.to_reply_format(), self._sampling
         )
-
-
-@contextlib.contextmanager
-def preserve_state(model: Any) -> Iterator[None]:
-    """Answer inside the block as if nobody had asked: mode and all random states are put back."""
-    import numpy
-    import torch
-
-    training = model.training
-    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
-    cards = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cards:
-            torch.cuda.set_rng_state_all(cards)
-            torch.cuda.empty_cache()

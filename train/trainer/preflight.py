@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rig.errors import RigError
-from train.recipe import largest_divisor
+from train.batching import largest_divisor
+from train.model.preserve_state import preserve_state
 from train.rewards import lint
-from train.trainer.held_out import preserve_state
 
 LOOK = 8
 """Prompts of the first look."""

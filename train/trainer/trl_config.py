@@ -2,18 +2,18 @@
 
 unsloth rewrites TRL's defaults (learning rate, optimiser, loss, masking, ...), and only on CUDA; a field
 left unset is therefore a different run per backend. `grpo_config_fields` sets all fields that GRPO adds
-and all that a backend is known to change. The arithmetic of portions lives here too.
+and all that a backend is known to change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rig.errors import WrongUse, suggest_name
-from train.recipe import Recipe, largest_divisor
+from train.batching import BatchSizes
+from train.recipe import Recipe
 
 OWNED = {
     "output_dir", "run_name", "max_steps", "num_train_epochs", "per_device_train_batch_size",
@@ -55,45 +55,8 @@ LEFT = {
 """Fields of GRPO that stay unset: of no effect here, exclusive with one that is set, or deprecated."""
 
 
-@dataclass(frozen=True)
-class BatchSizes:
-    """One optimiser step in numbers; however many cards share it, the effective batch stays."""
-
-    micro_batch: int
-    """Completions through the model at once, on each card."""
-    accumulation: int
-    """Such portions per optimiser step, on each card."""
-    completions: int
-    """Completions behind one optimiser step, on all cards together."""
-    generated: int
-    """Completions generated at once, on each card."""
-    steps_per_epoch: int
-
-    @classmethod
-    def from_recipe(cls, recipe: Recipe, *, cards: int = 1, rows: int = 0) -> BatchSizes:
-        """Split one step over `cards`; `rows` is the number of training prompts."""
-        schedule = recipe.schedule
-        completions = schedule.prompts_per_step * recipe.grpo.num_generations
-        if completions % cards:
-            raise WrongUse(
-                f"One step has {completions} completions, which {cards} cards can't share evenly: "
-                f"set schedule.prompts_per_step to a multiple of {cards}."
-            )
-        share = completions // cards
-        micro = largest_divisor(share, schedule.micro_batch)
-        waiting = share * schedule.steps_per_batch
-        batches = rows // (schedule.prompts_per_step * schedule.steps_per_batch)
-        return cls(
-            micro_batch=micro,
-            accumulation=share // micro,
-            completions=completions,
-            generated=min(waiting, schedule.generate_at_once or waiting),
-            steps_per_epoch=batches * schedule.steps_per_batch * recipe.grpo.num_iterations,
-        )
-
-
 def grpo_config_fields(
-    recipe: Recipe, portions: BatchSizes, *, output: Path, cuda: bool, bf16: bool
+    recipe: Recipe, sizes: BatchSizes, *, output: Path, cuda: bool, bf16: bool
 ) -> dict[str, Any]:
     """Every field for `GRPOConfig(**...)`; `bf16` says whether the card computes in bfloat16."""
     g, s = recipe.grpo, recipe.schedule
@@ -103,10 +66,10 @@ def grpo_config_fields(
         "run_name": output.parent.name,
         "max_steps": s.max_steps,
         "num_train_epochs": 1.0,  # max_steps rules
-        "per_device_train_batch_size": portions.micro_batch,
-        "per_device_eval_batch_size": portions.micro_batch,
-        "gradient_accumulation_steps": portions.accumulation,
-        "steps_per_generation": portions.accumulation * s.steps_per_batch,
+        "per_device_train_batch_size": sizes.micro_batch,
+        "per_device_eval_batch_size": sizes.micro_batch,
+        "gradient_accumulation_steps": sizes.accumulation,
+        "steps_per_generation": sizes.accumulation * s.steps_per_batch,
         "seed": s.seed,
         "data_seed": s.seed,
         # how fast

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rig.atomic import PART, atomic_folder
 from rig.errors import RigError, WrongUse
 from rig.model.reply_format import ReplyFormat
 from train.data import answers
@@ -158,10 +159,10 @@ def trainer_class() -> type[Any]:
             final = checkpoints.checkpoint_name(self.state.global_step)
             folder = Path(self.args.output_dir)
             if not self.args.should_save:  # another process lands the folder
-                self._write_into(folder / f"{checkpoints.PART}{final}", final, model, trial)
+                self._write_into(folder / f"{PART}{final}", final, model, trial)
                 self.accelerator.wait_for_everyone()
                 return
-            with checkpoints.atomic_folder(folder, final) as workshop:
+            with atomic_folder(folder, final, when_full=checkpoints.WHEN_FULL) as workshop:
                 self._write_into(workshop, final, model, trial)
                 self.accelerator.wait_for_everyone()
             checkpoints.prune_checkpoints(folder, self.keep)
