@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export import merged_model, modelfile, plan
+from export import lora_gguf, merged_model, modelfile, plan
 from export.checkpoint.source import ExportSource
-from export.gguf import lora_gguf, writer
+from export.gguf import writer
 from export.plan import HEADROOM, ExportedFile, ExportPlan
 from export.progress import show_stages
 from export.quantise import imatrix, quant_types

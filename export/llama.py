@@ -14,8 +14,8 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
 
-from export.quantise.ggml import Floats
 from rig.errors import RigError
 
 BATCH = 256
@@ -136,7 +136,7 @@ class LlamaModel:
         """Whether the tokenizer puts its beginning before a text by itself."""
         return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
 
-    def compute_logits(self, tokens: Sequence[int], skip: int = 0) -> Floats:
+    def compute_logits(self, tokens: Sequence[int], skip: int = 0) -> npt.NDArray[np.float32]:
         """Next-token logits after each token but the first `skip`: [tokens - skip, vocabulary]."""
         self._forget()
         found = np.empty((len(tokens) - skip, self.size), np.float32)
@@ -173,7 +173,7 @@ class LlamaModel:
             at = 0
         return said, False
 
-    def _row(self, at: int) -> Floats:
+    def _row(self, at: int) -> npt.NDArray[np.float32]:
         pointer = llama_cpp.llama_get_logits_ith(self._context, at)
         return np.ctypeslib.as_array(pointer, shape=(self.size,))
 

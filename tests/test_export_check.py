@@ -16,8 +16,8 @@ from export import chat
 from export.verify.logits import kl_divergence
 from rig.cli import main
 from rig.model.reply_format import TAUGHT
+from rig.model.toy import toy_folder as toy
 from rig.runs import Run
-from rig.toy import toy_folder as toy
 from support import tiny_models
 
 

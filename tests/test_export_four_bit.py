@@ -18,8 +18,8 @@ from export.llama import LlamaModel
 from export.verify import logits as verify_logits
 from export.verify import tokens, torch_reference
 from rig.cli import main
+from rig.model.toy import toy_folder as toy
 from rig.runs import Run
-from rig.toy import toy_folder as toy
 from support import tiny_models
 
 torch = pytest.importorskip("torch")

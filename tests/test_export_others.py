@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import chat, merged_model, modelfile
+from export import chat, lora_gguf, merged_model, modelfile
 from export import plan as export_plan
 from export.checkpoint import source, tokenizer
 from export.checkpoint.safetensors import folder_weights
-from export.gguf import lora_gguf, writer
+from export.gguf import writer
 from export.llama import LlamaModel
 from rig.errors import RigError
 from rig.model.reply_format import TAUGHT, ReplyFormat

@@ -26,11 +26,11 @@ import platformdirs
 import pytest
 from conftest import SHARED
 
+from export import lora_gguf
 from export import plan as export_plan
 from export.checkpoint import adapter as adapters
 from export.checkpoint import source
 from export.checkpoint.safetensors import folder_weights, read_tensor
-from export.gguf import lora_gguf
 from export.quantise.quant_types import FILE_TYPES
 from support import tiny_models
 from support.gguf_files import keys, tensors

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ import pytest
 from conftest import ROOMS, ROOT
 
 import rig.cli
+from tools.count_names import count_names
 
 HEAVY = {
     "torch", "numpy", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth",
@@ -22,6 +24,25 @@ HEAVY = {
     "psycopg", "requests", "jinja2", "feedparser", "pypdf", "prompt_toolkit",
     "huggingface_hub", "prometheus_client", "platformdirs",
 }  # fmt: skip
+
+BESIDE = ("tools", "benchmarks", "docs")
+"""Python that is no part of the product."""
+
+SPEAKING = {"rig/__init__.py", "bots/outlets/__init__.py"}
+"""Packages that hold more than a docstring: rig its version, the outlets the one that builds them."""
+
+LONG = {
+    ROOT / path
+    for path in (
+        "rig",
+        "benchmarks/serve.py",
+        "tests/test_serve_box.py",
+        "tests/test_serve_engine.py",
+        "tests/test_serve_models.py",
+        "tests/test_serve_shell.py",
+    )
+}
+"""What is still too long. To be split: nothing may be added here."""
 
 
 def sources(room: str) -> list[Path]:
@@ -36,6 +57,17 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide where a thing lives"
             yield node.module or ""
+
+
+def modules_imported(path: Path) -> set[str]:
+    """As `imports`, with what `from package import module` may name."""
+    named = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return named | set(imports(path))
 
 
 def test_the_front_door_is_light() -> None:
@@ -60,6 +92,90 @@ def test_only_the_front_door_knows_the_rooms() -> None:
             assert rooms == {f"{room}.cli" for room in ROOMS[1:]}
         else:
             assert not rooms, f"{path} imports {rooms}"
+
+
+def module_of(path: Path) -> str:
+    """The dotted name under which a file is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def parts_of(room: str, files: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """What each part of a room imports from its other parts; `files` says what each module imports.
+
+    A part is a subpackage as a whole, or a file beside them.
+    """
+    graph: dict[str, set[str]] = {}
+    for module, imported in files.items():
+        part, *others = (".".join(name.split(".")[:2]) for name in (module, *sorted(imported)))
+        graph.setdefault(part, set()).update(set(others) - {part, room})
+    return graph
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """One way round in `graph`, its beginning again at the end; empty when there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+KNOTS = {
+    ("bots.credentials", "bots.outlets"),
+    ("bots.settings", "bots.daemon"),
+    ("bots.context", "bots.settings"),
+    ("bots.documents", "bots.articles"),
+}
+"""Arrows that still close a circle. To be untied: nothing may be added here."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_parts_of_a_room_form_no_circle(room: str) -> None:
+    """A part is a subpackage or a file beside them; imports inside functions and for types count too."""
+    modules = {module_of(path): path for path in sources(room)}
+    graph = parts_of(room, {m: modules_imported(path) & {*modules} for m, path in modules.items()})
+    for one, other in KNOTS:
+        graph.get(one, set()).discard(other)
+    assert not circle(graph), " <- ".join(circle(graph))
+
+
+def test_a_circle_between_files_that_know_nothing_of_each_other_would_be_seen() -> None:
+    files = {"serve.a.one": {"serve.b.two"}, "serve.b.three": {"serve.file"}, "serve.b.two": set()}
+    assert not circle(parts_of("serve", files))
+    assert circle(parts_of("serve", files | {"serve.file": {"serve.a.four"}}))
+
+
+def test_no_folder_is_a_heap_and_no_file_a_scroll() -> None:
+    folders: dict[Path, int] = {}
+    for room in (*ROOMS, *BESIDE):
+        for path in sources(room):
+            folders[path.parent] = folders.get(path.parent, 0) + 1
+            lines = len(path.read_text("utf-8").splitlines())
+            assert lines <= 400 or path in LONG, (
+                f"{path} has {lines} lines: a second thing is in it"
+            )
+    for folder, files in folders.items():
+        assert files <= 16 or folder in LONG, f"{folder} has {files} files: it wants a package"
+    for path in sources("tests"):
+        lines = len(path.read_text("utf-8").splitlines())
+        assert lines <= 500 or path in LONG, f"{path} has {lines} lines: split it by what it tests"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_package_runs_nothing_of_its_own(room: str) -> None:
+    """An `__init__` that imports makes whoever wants one module pay for all of them."""
+    for path in sources(room):
+        if path.name == "__init__.py" and path.relative_to(ROOT).as_posix() not in SPEAKING:
+            body = ast.parse(path.read_text("utf-8")).body
+            assert len(body) == 1, f"{path} holds more than what the package is for"
+
+
+def test_a_search_for_a_name_finds_what_it_does() -> None:
+    """At most 35 in 100 public functions and methods are one word: `python -m tools.count_names`."""
+    counts = [count_names(ROOT / room) for room in ROOMS]
+    names, short = (sum(column) for column in zip(*counts, strict=True))
+    assert names > 500, "this test would see them"
+    assert short <= 0.35 * names
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:

@@ -14,8 +14,8 @@ import rig.cli
 from rig.errors import RigError
 from rig.model import base_weights
 from rig.model.reply_format import TAUGHT
+from rig.model.toy import toy_folder as toy
 from rig.runs import Run
-from rig.toy import toy_folder as toy
 from support.one_thread import one_thread  # noqa: F401
 from train import recipe as recipes
 from train import run

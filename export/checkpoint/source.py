@@ -9,8 +9,9 @@ from pathlib import Path
 from export.checkpoint.adapter import CONFIG as ADAPTER_CONFIG
 from export.checkpoint.architecture import CheckpointModel
 from export.checkpoint.tokenizer import read_json
-from rig import runs, toy
+from rig import runs
 from rig.errors import RigError, WrongUse
+from rig.model import toy
 from rig.model.base_weights import check_base_weights
 from rig.model.reply_format import ReplyFormat
 from rig.runs import Run

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rig import toy
 from rig.errors import RigError, WrongUse
+from rig.model import toy
 from train.recipe import ModelTable, Recipe
 
 TOY = toy.toy_folder()
