@@ -4,12 +4,13 @@
 
     @bots.register
     def weather(context: Context) -> Draft | None:
-        report = context.ask([{"role": "user", "content": "One line about rain."}])
+        report = context.ask_model([{"role": "user", "content": "One line about rain."}])
         return Draft(report.text, subject="rain")
 
 `[bots.weather]` in rig.toml gives it a schedule and its outlets. A function of one's own is named there by
 `run = "path.py:function"`. A bot only drafts: when it is asked, where its draft goes, whether a person sees
-it first and what it may cost is the daemon's business, and nothing goes out that `Context.faults` refuses.
+it first and what it may cost is the daemon's business, and nothing goes out that `Context.find_faults`
+refuses.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Draft:
     links: bool = False
     """Whether links are meant to be in the text; without it a text with a link is refused."""
     own_words: str = ""
-    """What the text is about; see `Context.faults`."""
+    """What the text is about; see `Context.find_faults`."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Anything that goes into JSON; handed to the bot's delivery hook, maybe days and restarts later."""
 
@@ -93,28 +94,28 @@ class Context(Protocol):
     def folder(self) -> Path:
         """A folder of the bot's own that stays."""
 
-    def model(self) -> ModelClient:
+    def model_client(self) -> ModelClient:
         """A client of the model (`rig.server.connect.connect_model`, priority `bot`), started if need be."""
 
-    def ask(self, messages: list[Message], **options: Any) -> ChatCompletion:
+    def ask_model(self, messages: list[Message], **options: Any) -> ChatCompletion:
         """One whole answer within the hard time limit; options as in `ModelClient.stream_chat`."""
 
-    def faults(self, text: str, *, links: bool = False, own_words: str = "") -> list[str]:
+    def find_faults(self, text: str, *, links: bool = False, own_words: str = "") -> list[str]:
         """Why this bot's outlets may not carry `text`, a sentence each; empty when it may go out.
 
         `own_words` is what the post is about: words that stand there are not held against it.
         """
 
-    def room(self, text: str) -> int:
+    def room_left(self, text: str) -> int:
         """How much more fits beside `text` in the tightest outlet, by that outlet's own measure."""
 
-    def earlier(self, limit: int = 500) -> list[str]:
+    def earlier_texts(self, limit: int = 500) -> list[str]:
         """What this bot posted or holds ready to post, the newest first."""
 
-    def shown(self) -> Deck:
+    def shuffled_deck(self) -> Deck:
         """What this bot has drawn so far: a shuffled deck that is remembered."""
 
-    def say(self, message: str) -> None:
+    def tell_operator(self, message: str) -> None:
         """Tell the operator (the log; never the world)."""
 
 
@@ -142,7 +143,7 @@ class Bots(Registry):
             importlib.import_module(BUILT_IN[name])
         return super().find_function(name)
 
-    def delivered(self, bot: Bot) -> Callable[[Hook], Hook]:
+    def on_delivery(self, bot: Bot) -> Callable[[Hook], Hook]:
         """Keep a function to be told of each confirmed delivery of `bot`'s drafts.
 
         It is called at least once for each outlet, also after a crash or a late approval: it must

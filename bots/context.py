@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bots import moderation
 from bots.bot import Deck
 from bots.settings import BotSettings
-from bots.timeout import Overdue, within
+from bots.timeout import CallTimeout, call_with_timeout
 from rig import paths
 from rig.errors import RigError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Shuffle:
+class PreviewDeck:
     """A deck that forgets: for previews."""
 
     rng: random.Random = field(default_factory=random.Random)
@@ -35,7 +35,7 @@ class Shuffle:
         return self.rng.choice(pool)
 
 
-def say(message: str) -> None:
+def print_message(message: str) -> None:
     """To stderr."""
     sys.stderr.write(message + "\n")
 
@@ -51,16 +51,16 @@ class SlotContext:
     outlets: Sequence[Outlet]
     connect: Callable[[float], ModelClient]
     """Gives a client of the model; its argument is the seconds that a call may take."""
-    limit: timedelta
+    time_limit: timedelta
     """Hard limit of the whole draft."""
     preview: bool = False
     live: bool = False
-    deck: Deck = field(default_factory=Shuffle)
+    deck: Deck = field(default_factory=PreviewDeck)
     history: Callable[[int], list[str]] = lambda limit: []
-    say: Callable[[str], None] = say
+    tell_operator: Callable[[str], None] = print_message
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Options that win over those of rig.toml."""
-    answered: str = ""
+    answered_by: str = ""
     """The name of the model that answered last."""
     _client: ModelClient | None = None
     _began: float = field(default_factory=time.monotonic)
@@ -77,41 +77,43 @@ class SlotContext:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def model(self) -> ModelClient:
+    def model_client(self) -> ModelClient:
         """A client of the model, started if need be."""
         if self._client is None:
-            self._client = within(self._rest(), lambda: self.connect(self._rest().total_seconds()))
+            self._client = call_with_timeout(
+                self._rest(), lambda: self.connect(self._rest().total_seconds())
+            )
         return self._client
 
-    def ask(self, messages: list[Message], **options: Any) -> ChatCompletion:
+    def ask_model(self, messages: list[Message], **options: Any) -> ChatCompletion:
         """One whole answer within what is left of the draft's time."""
         try:
-            client = self.model()
-            answer = within(
+            client = self.model_client()
+            answer = call_with_timeout(
                 self._rest(), lambda: client.chat(messages, **options), on_overdue=self.close
             )
-        except Overdue as error:
+        except CallTimeout as error:
             raise RigError(f"The model gave {error}.") from None
-        self.answered = answer.model
+        self.answered_by = answer.model
         return answer
 
-    def faults(self, text: str, *, links: bool = False, own_words: str = "") -> list[str]:
+    def find_faults(self, text: str, *, links: bool = False, own_words: str = "") -> list[str]:
         """Why this bot's outlets may not carry `text`."""
-        found = moderation.faults(
+        found = moderation.find_faults(
             text, links=links, blocked=self.settings.blocked, own_words=own_words
         )
-        found += [fault for outlet in self.outlets for fault in outlet.faults(text)]
-        return found or moderation.repeated(text, self.earlier())
+        found += [fault for outlet in self.outlets for fault in outlet.text_faults(text)]
+        return found or moderation.repetition_faults(text, self.earlier_texts())
 
-    def room(self, text: str) -> int:
+    def room_left(self, text: str) -> int:
         """How much more fits beside `text` in the tightest outlet."""
-        return min((o.limit - o.measure(text) for o in self.outlets), default=100_000)
+        return min((o.limit - o.measure_text(text) for o in self.outlets), default=100_000)
 
-    def earlier(self, limit: int = 500) -> list[str]:
+    def earlier_texts(self, limit: int = 500) -> list[str]:
         """What this bot posted or holds ready to post."""
         return self.history(limit)
 
-    def shown(self) -> Deck:
+    def shuffled_deck(self) -> Deck:
         """The deck."""
         return self.deck
 
@@ -122,7 +124,7 @@ class SlotContext:
             self._client = None
 
     def _rest(self) -> timedelta:
-        left = self.limit.total_seconds() - (time.monotonic() - self._began)
+        left = self.time_limit.total_seconds() - (time.monotonic() - self._began)
         if left <= 0:
-            raise RigError(f"The draft took longer than {self.limit}.")
+            raise RigError(f"The draft took longer than {self.time_limit}.")
         return timedelta(seconds=left)

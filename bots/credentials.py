@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bots.outlets.base import Halt
-from bots.redact import remember
+from bots.redact import remember_secrets
 from rig import paths
 from rig.atomic import atomic_file
 from rig.errors import RigError
@@ -23,11 +23,11 @@ from rig.errors import RigError
 SERVICE = "rig"
 
 
-def load(name: str, fields: Mapping[str, str]) -> dict[str, str]:
+def load_credentials(name: str, fields: Mapping[str, str]) -> dict[str, str]:
     """The secrets of the outlet `name`; Halt when there are none or some are missing."""
     if not fields:
         return {}
-    found, where = find(name, fields)
+    found, where = find_credentials(name, fields)
     missing = [field for field in fields if not found.get(field)]
     if missing:
         said = f"{where} lacks {', '.join(missing)}" if found else f"{name} has no credentials"
@@ -35,20 +35,20 @@ def load(name: str, fields: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def find(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
+def find_credentials(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
     """What there is, and where it was found; both empty when nowhere."""
     for place in (_systemd, _file, _environment, _keyring):
         found, where = place(name, fields)
         if found:
-            remember(found.values())
+            remember_secrets(found.values())
             return found, where
     return {}, ""
 
 
-def save(name: str, values: Mapping[str, str]) -> Path:
+def save_credentials(name: str, values: Mapping[str, str]) -> Path:
     """Keep secrets in the file that only the owner reads; whole or not at all."""
-    path = place(name)
-    remember(values.values())
+    path = credentials_path(name)
+    remember_secrets(values.values())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
     with atomic_file(path) as temporary:
@@ -58,22 +58,22 @@ def save(name: str, values: Mapping[str, str]) -> Path:
     return path
 
 
-def forget(name: str) -> bool:
+def delete_credentials(name: str) -> bool:
     """Remove the file; False when there was none."""
-    path = place(name)
+    path = credentials_path(name)
     there = path.exists()
     path.unlink(missing_ok=True)
     return there
 
 
-def place(name: str) -> Path:
+def credentials_path(name: str) -> Path:
     """The file of one outlet."""
     return paths.config_dir() / "credentials" / f"{name}.json"
 
 
-def saved(name: str) -> datetime | None:
+def saved_at(name: str) -> datetime | None:
     """When the file was written: how old a token is."""
-    path = place(name)
+    path = credentials_path(name)
     return datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.exists() else None
 
 
@@ -90,7 +90,7 @@ def _systemd(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]
 
 
 def _file(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    path = place(name)
+    path = credentials_path(name)
     if not path.is_file():
         return {}, ""
     if os.name != "nt" and stat.S_IMODE(path.stat().st_mode) & 0o077:

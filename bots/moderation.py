@@ -46,18 +46,18 @@ ALIKE = 0.8
 """From this share of common three-letter pieces on, two posts are the same to a reader."""
 
 
-def faults(
+def find_faults(
     text: str, *, links: bool = False, blocked: Iterable[str] = (), own_words: str = ""
 ) -> list[str]:
     """Why `text` may not go out; empty when it may.
 
     `own_words` are the given facts: what stands there may be said (a card may be called "Error").
 
-    >>> faults("Lantern Heron: 1200 ATK. Would you play it?")
+    >>> find_faults("Lantern Heron: 1200 ATK. Would you play it?")
     []
-    >>> faults("Error: no trivia found.")
+    >>> find_faults("Error: no trivia found.")
     ['The post reads like an error message ("Error:").']
-    >>> faults("Read more at rig.dev today.")
+    >>> find_faults("Read more at rig.dev today.")
     ['The post has a link ("rig.dev").']
     """
     if not text.strip():
@@ -85,16 +85,16 @@ def faults(
     return found
 
 
-def repeated(text: str, earlier: Sequence[str]) -> list[str]:
+def repetition_faults(text: str, earlier: Sequence[str]) -> list[str]:
     """Why `text` says again what was said; `earlier` are former posts.
 
-    >>> repeated("Moss Golem is here!", ["moss golem is HERE"])
+    >>> repetition_faults("Moss Golem is here!", ["moss golem is HERE"])
     ['The post is the same as an earlier one.']
     """
-    mine = normal(text)
+    mine = normalise_text(text)
     pieces = _pieces(mine)
     for other in earlier:
-        theirs = normal(other)
+        theirs = normalise_text(other)
         if mine == theirs:
             return ["The post is the same as an earlier one."]
         if _alike(pieces, theirs):
@@ -103,10 +103,10 @@ def repeated(text: str, earlier: Sequence[str]) -> list[str]:
 
 
 @lru_cache(maxsize=1024)
-def normal(text: str) -> str:
+def normalise_text(text: str) -> str:
     """Letters and digits alone, in lower case: what two posts are compared by.
 
-    >>> normal("It’s  “MOSS” — again!")
+    >>> normalise_text("It’s  “MOSS” — again!")
     'it s moss again'
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -135,10 +135,10 @@ def _never() -> tuple[str, ...]:
 
 
 def _blocked(text: str, words: Iterable[str], own_words: str) -> str | None:
-    said = f" {normal(text)} "
-    allowed = f" {normal(own_words)} "
+    said = f" {normalise_text(text)} "
+    allowed = f" {normalise_text(own_words)} "
     for word in words:
-        plain = f" {normal(word)} "
+        plain = f" {normalise_text(word)} "
         if plain.strip() and any(
             p in said and p not in allowed for p in (plain, plain[:-1] + "s ")
         ):

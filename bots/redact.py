@@ -21,19 +21,19 @@ PATTERNS = (
 _known: set[str] = set()
 
 
-def remember(secrets: Iterable[str]) -> None:
+def remember_secrets(secrets: Iterable[str]) -> None:
     """From now on these are taken out wherever they appear; short ones are no secrets."""
     for secret in secrets:
         if len(secret) >= 6:
             _known.update({secret, quote(secret, safe="")})
 
 
-def redact(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """`text` without secrets.
 
-    >>> redact("Authorization: Bearer AAAAAAAAAAAA1234")
+    >>> redact_secrets("Authorization: Bearer AAAAAAAAAAAA1234")
     'Authorization: *** ***'
-    >>> redact("postgresql://rig:hunter2@host/db")
+    >>> redact_secrets("postgresql://rig:hunter2@host/db")
     'postgresql://rig:***@host/db'
     """
     for secret in sorted(_known, key=len, reverse=True):

@@ -19,10 +19,10 @@ from rig.errors import WrongUse, suggest_name
 from rig.validation import FrozenModel, validate_as
 
 
-def duration(value: object) -> timedelta:
+def parse_duration(value: object) -> timedelta:
     """Read "90s", "15m", "2h" or "7d".
 
-    >>> duration("90m")
+    >>> parse_duration("90m")
     datetime.timedelta(seconds=5400)
     """
     if isinstance(value, timedelta):
@@ -33,10 +33,10 @@ def duration(value: object) -> timedelta:
     return timedelta(seconds=float(found[1]) * UNITS[found[2]])
 
 
-def hours(value: object) -> tuple[time, time] | None:
+def parse_quiet_hours(value: object) -> tuple[time, time] | None:
     """Read "23:00-07:00"; an empty text means none.
 
-    >>> hours("23:00-07:00")
+    >>> parse_quiet_hours("23:00-07:00")
     (datetime.time(23, 0), datetime.time(7, 0))
     """
     if value in ("", None):
@@ -51,8 +51,8 @@ def hours(value: object) -> tuple[time, time] | None:
     return found
 
 
-Duration = Annotated[timedelta, BeforeValidator(duration)]
-Hours = Annotated[tuple[time, time] | None, BeforeValidator(hours)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Hours = Annotated[tuple[time, time] | None, BeforeValidator(parse_quiet_hours)]
 
 
 class DaemonSettings(FrozenModel):
@@ -116,12 +116,12 @@ class BotSettings(FrozenModel):
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError):
             raise ValueError(f"there is no time zone {self.timezone!r}") from None
-        self.slots()
+        self.make_schedule()
         return self
 
-    def slots(self, name: str = "") -> Schedule:
+    def make_schedule(self, name: str = "") -> Schedule:
         """The schedule of the bot called `name`, as an object that knows its slots."""
-        return Schedule.parse(self.schedule, self.jitter, name)
+        return Schedule.from_text(self.schedule, self.jitter, name)
 
 
 class Settings(FrozenModel):
@@ -135,14 +135,14 @@ class Settings(FrozenModel):
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 
 
-def read() -> Settings:
+def read_settings() -> Settings:
     """The room's tables of rig.toml; without a bot there, the card bot on the screen.
 
-    Outlet tables are validated by the outlet they name (`bots.outlets.build`).
+    Outlet tables are validated by the outlet they name (`bots.outlets.build_outlet`).
     """
     tables = load_config()
     found = tables.get("bots") or {"cards": {}}
-    bots = {name: bot(name, values) for name, values in found.items()}
+    bots = {name: validate_bot_settings(name, values) for name, values in found.items()}
     outlets = tables.get("outlets", {})
     for name in [*bots, *outlets]:
         if not NAME.fullmatch(name):
@@ -154,12 +154,12 @@ def read() -> Settings:
     )
 
 
-def bot(name: str, values: Any) -> BotSettings:
+def validate_bot_settings(name: str, values: Any) -> BotSettings:
     """One checked `[bots.NAME]`."""
     return validate_as(BotSettings, values, f"[bots.{name}] in rig.toml")
 
 
-def find(settings: Settings, name: str) -> BotSettings:
+def find_bot_settings(settings: Settings, name: str) -> BotSettings:
     """The settings of one bot, or a sentence that names the nearest."""
     from bots.bot import BUILT_IN
 

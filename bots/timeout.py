@@ -14,17 +14,17 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Overdue(Exception):
+class CallTimeout(Exception):
     """The call took longer than it may; nobody knows what it did."""
 
 
 _left: set[threading.Thread] = set()
 
 
-def within(
+def call_with_timeout(
     limit: timedelta, call: Callable[[], T], *, on_overdue: Callable[[], None] | None = None
 ) -> T:
-    """Return what `call` returns, or raise what it raises, or `Overdue` after `limit`.
+    """Return what `call` returns, or raise what it raises, or `CallTimeout` after `limit`.
 
     `on_overdue` may break what the call hangs on, such as its connection.
     """
@@ -44,13 +44,13 @@ def within(
         _left.add(thread)
         if on_overdue:
             on_overdue()
-        raise Overdue(f"no answer within {limit.total_seconds():.0f} s")
+        raise CallTimeout(f"no answer within {limit.total_seconds():.0f} s")
     if failure:
         raise failure[0]
     return result[0]
 
 
-def left_behind() -> int:
+def count_left_behind() -> int:
     """How many calls were left behind and still hang."""
     _left.intersection_update({thread for thread in _left if thread.is_alive()})
     return len(_left)

@@ -74,11 +74,11 @@ def draft(
         settings=BotSettings(options={"allow_private": True, **options}),
         slot=slot,
         now=slot,
-        outlets=[outlets.build(outlet, {})],
+        outlets=[outlets.build_outlet(outlet, {})],
         connect=lambda limit: ModelClient(model.url),
-        limit=timedelta(seconds=60),
+        time_limit=timedelta(seconds=60),
         preview=preview,
-        say=said.append,
+        tell_operator=said.append,
     )
     try:
         return bot.digest(context), context, said
@@ -293,7 +293,7 @@ def test_words_that_only_sound_like_an_error_pass_when_the_page_says_them(
     made, context, _ = draft(model, length="short")
     assert made is not None
     assert "failed to bring" in made.text
-    assert not context.faults(made.text, links=True, own_words=made.own_words)
+    assert not context.find_faults(made.text, links=True, own_words=made.own_words)
 
 
 def test_a_short_outlet_gets_a_shorter_post(
@@ -307,7 +307,7 @@ def test_a_short_outlet_gets_a_shorter_post(
     )
     made, context, _ = draft(model, outlet="x")
     assert made is not None
-    assert context.room(made.text) >= 0
+    assert context.room_left(made.text) >= 0
     assert made.text.endswith(site.url + "/1")
     assert "The committee" in made.text
 

@@ -15,7 +15,7 @@ from bots.bot import Draft, Skip
 from bots.cards import images, refresh
 from bots.cards.bot import cards
 from bots.cards.card import Card
-from bots.cards.database import Database, Pool, place, store
+from bots.cards.database import CardDatabase, CardPool, database_path, replace_copy
 from bots.context import SlotContext
 from bots.ledger.deck import LedgerDeck
 from bots.ledger.store import Ledger
@@ -43,9 +43,9 @@ def drafted(model: FakeModel, posted: list[str] | None = None, **options: Any) -
         settings=found,
         slot=NOW,
         now=NOW,
-        outlets=[outlets.build("x", {})],
+        outlets=[outlets.build_outlet("x", {})],
         connect=lambda limit: ModelClient(model.url, priority="bot", timeout=limit),
-        limit=timedelta(seconds=20),
+        time_limit=timedelta(seconds=20),
         history=lambda limit: posted or [],
     )
     try:
@@ -136,7 +136,7 @@ def test_a_model_that_never_answers_is_left_behind(model: FakeModel) -> None:
         now=NOW,
         outlets=[],
         connect=lambda limit: ModelClient(model.url, timeout=60),
-        limit=timedelta(seconds=0.5),
+        time_limit=timedelta(seconds=0.5),
     )
     draft = cards(context)
     assert draft is not None
@@ -238,39 +238,39 @@ def test_the_copy_is_fetched_page_by_page_and_only_when_it_changed(
     monkeypatch.setattr(refresh, "PAGE", 3)
     version = ["1.0"]
     with api([[entry(1), entry(2), entry(3)], [entry(4), entry(5)]], version) as service:
-        assert refresh.due(NOW)
-        assert refresh.refresh(service.url, now=NOW) == "5 cards, version 1.0."
-        assert "newest" in refresh.refresh(service.url, now=NOW)
+        assert refresh.refresh_due(NOW)
+        assert refresh.refresh_cards(service.url, now=NOW) == "5 cards, version 1.0."
+        assert "newest" in refresh.refresh_cards(service.url, now=NOW)
         asked = [path.partition("?")[0] for _, path, _ in service.history]
         assert asked == ["/checkDBVer.php", "/cardinfo.php", "/cardinfo.php", "/checkDBVer.php"]
-        assert not refresh.due(NOW + timedelta(hours=23))
-        assert refresh.due(NOW + timedelta(hours=25))
+        assert not refresh.refresh_due(NOW + timedelta(hours=23))
+        assert refresh.refresh_due(NOW + timedelta(hours=25))
         version[0] = "1.1"
-        assert "version 1.1" in refresh.refresh(service.url, now=NOW)
-    with Database.stored() as database:
+        assert "version 1.1" in refresh.refresh_cards(service.url, now=NOW)
+    with CardDatabase.open_copy() as database:
         assert len(database) == 5
-        assert len(database.pool(Pool(format="goat"))) == 3
-        assert len(database.pool(Pool(before=NOW.date().replace(2005)))) == 3
-        assert len(database.pool(Pool(sets=("first set",)))) == 5
+        assert len(database.pool_ids(CardPool(format="goat"))) == 3
+        assert len(database.pool_ids(CardPool(before=NOW.date().replace(2005)))) == 3
+        assert len(database.pool_ids(CardPool(sets=("first set",)))) == 5
         with pytest.raises(WrongUse, match="did you mean 'first set'"):
-            database.pool(Pool(sets=("Frist Set",)))
+            database.pool_ids(CardPool(sets=("Frist Set",)))
         with pytest.raises(WrongUse, match="No card is in this pool"):
-            database.pool(Pool(types=("Dragon",)))
+            database.pool_ids(CardPool(types=("Dragon",)))
 
 
 def test_after_a_failure_the_old_copy_serves_and_nothing_is_asked_for_an_hour(
     own_home: Path,
 ) -> None:
-    store([entry(1)], {"version": "1.0"})
+    replace_copy([entry(1)], {"version": "1.0"})
     with api([[]], ["2.0"]) as service:
         service.queue.clear()
     with pytest.raises(RigError, match="could not be read"):
-        refresh.refresh(service.url, now=NOW)
+        refresh.refresh_cards(service.url, now=NOW)
     with pytest.raises(RigError, match="left alone"):
-        refresh.refresh(service.url, now=NOW + timedelta(minutes=59))
-    assert not refresh.due(NOW + timedelta(minutes=59))
-    assert refresh.due(NOW + timedelta(minutes=61))
-    with Database.stored() as database:
+        refresh.refresh_cards(service.url, now=NOW + timedelta(minutes=59))
+    assert not refresh.refresh_due(NOW + timedelta(minutes=59))
+    assert refresh.refresh_due(NOW + timedelta(minutes=61))
+    with CardDatabase.open_copy() as database:
         assert len(database) == 1
 
 
@@ -279,12 +279,14 @@ def test_half_an_answer_leaves_the_old_copy(
 ) -> None:
     monkeypatch.setattr(refresh, "PAUSE", 0.0)
     monkeypatch.setattr(refresh, "PAGE", 1)
-    store([entry(1)], {"version": "1.0"})
+    replace_copy([entry(1)], {"version": "1.0"})
     with api([[entry(1)], [{"id": 2}]], ["2.0"]) as service, pytest.raises(RigError):
-        refresh.refresh(service.url, now=NOW)
-    with Database.stored() as database:
-        assert database.about()["version"] == "1.0"
-    assert [path.name for path in place().parent.iterdir() if path.name.endswith(".part")] == []
+        refresh.refresh_cards(service.url, now=NOW)
+    with CardDatabase.open_copy() as database:
+        assert database.copy_info()["version"] == "1.0"
+    assert [
+        path.name for path in database_path().parent.iterdir() if path.name.endswith(".part")
+    ] == []
 
 
 def test_a_picture_is_pulled_once(own_home: Path) -> None:
@@ -316,14 +318,14 @@ def test_a_picture_is_pulled_once(own_home: Path) -> None:
             image=f"http://127.0.0.1:{server.server_port}/7.jpg",
         )
         draft = Draft("text")
-        first = images.attach(draft, card, "Words.")
-        second = images.attach(draft, card, "Words.")
+        first = images.attach_picture(draft, card, "Words.")
+        second = images.attach_picture(draft, card, "Words.")
         assert first.image == second.image
         assert first.image is not None
         assert first.image.read_bytes() == picture
         assert pulls == ["/7.jpg"]
         bad = Card(8, "Bad", "Normal Spell", image=f"http://127.0.0.1:{server.server_port}/8.jpg")
-        without = images.attach(draft, bad, "Words.")
+        without = images.attach_picture(draft, bad, "Words.")
         assert without.image is None
         assert "no JPEG" in without.reasons[0]
     finally:

@@ -6,8 +6,8 @@ import pytest
 
 from bots.cards.card import Card
 from bots.cards.fact_check import card_faults
-from bots.cards.template import template
-from bots.moderation import faults, repeated
+from bots.cards.template import template_post
+from bots.moderation import find_faults, repetition_faults
 
 DRAKE = Card(
     8, "Halcyon Drake", "Synchro Effect Monster", frame="synchro", race="Dragon", attribute="WIND",
@@ -50,7 +50,7 @@ OCTANT = Card(
     ],
 )
 def test_no_post_is_like_this(text: str) -> None:
-    assert faults(text)
+    assert find_faults(text)
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_no_post_is_like_this(text: str) -> None:
     ],
 )
 def test_a_plain_post_passes(text: str) -> None:
-    assert not faults(text)
+    assert not find_faults(text)
 
 
 def test_a_word_of_the_card_itself_may_be_said() -> None:
-    assert faults("Dick is a name.")
-    assert not faults("Moby Dick the Whale swims.", own_words="Moby Dick the Whale")
-    assert faults("Moby Dick the Whale swims.", blocked=["whale"], own_words="")
+    assert find_faults("Dick is a name.")
+    assert not find_faults("Moby Dick the Whale swims.", own_words="Moby Dick the Whale")
+    assert find_faults("Moby Dick the Whale swims.", blocked=["whale"], own_words="")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_word_of_the_card_itself_may_be_said() -> None:
     ],
 )
 def test_a_near_duplicate_is_one(first: str, second: str, same: bool) -> None:
-    assert bool(repeated(second, [first])) is same
+    assert bool(repetition_faults(second, [first])) is same
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_what_the_card_does_not_say_is_refused(card: Card, post: str, why: str) 
 
 @pytest.mark.parametrize("card", [DRAKE, SPELL, OCTANT])
 def test_the_template_passes_its_own_checks(card: Card) -> None:
-    post = template(card, lambda text: len(text) < 280)
-    assert card_faults(post, card) + faults(post, own_words=card.own_words()) == []
+    post = template_post(card, lambda text: len(text) < 280)
+    assert card_faults(post, card) + find_faults(post, own_words=card.own_words()) == []

@@ -65,7 +65,7 @@ def start(elsewhere: Path, own_home: Path, fake: FakeX) -> Iterator[Callable[...
         text = RIG.format(url=fake.url, run=tick(elsewhere), schedule=schedule, outlet=outlet)
         (elsewhere / "rig.toml").write_text(text)
         ledger = Ledger.open()
-        switches.enable(ledger, "tick", True, schedule, datetime.now(UTC))
+        switches.set_enabled(ledger, "tick", True, schedule, datetime.now(UTC))
         ledger.close()
         begun.append(Process(elsewhere, own_home, *options, **more))
         begun[-1].ready(own_home)
@@ -87,7 +87,7 @@ def until(said: Callable[[], Any], timeout: float = 30.0) -> Any:
 
 def rows() -> list[Any]:
     ledger = Ledger.open()
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         found = list(connection.execute(select(outbox).order_by(outbox.c.slot)).all())
     ledger.close()
     return found
@@ -240,14 +240,14 @@ def test_a_stop_and_a_sweep_do_not_wait_for_each_other(tmp_path: Path, own_home:
 
     daemon.scheduler.modify_job, daemon.scheduler.pause = late, stopping
     daemon.scheduler.start()
-    daemon.plan()
+    daemon.schedule_jobs()
     assert sweeping.wait(10)
     done: list[bool] = []
-    thread = threading.Thread(target=lambda: done.append(daemon.stop()), daemon=True)
+    thread = threading.Thread(target=lambda: done.append(daemon.stop_gracefully()), daemon=True)
     thread.start()
     thread.join(10)
     assert done == [True]
-    daemon.sweep()  # too late: it leaves the scheduler alone
+    daemon.run_sweep()  # too late: it leaves the scheduler alone
 
 
 def test_without_a_ledger_the_watchdog_starves(tmp_path: Path, own_home: Path) -> None:
@@ -257,31 +257,31 @@ def test_without_a_ledger_the_watchdog_starves(tmp_path: Path, own_home: Path) -
         found = settings({"tick": {"run": tick(tmp_path), "schedule": "every 1h"}})
         daemon, scheduler = by_hand(found, ledger, clock)
         scheduler.step()
-        assert daemon.healthy() == []
+        assert daemon.health_problems() == []
 
         def gone() -> Any:
             raise OSError("the disk is gone")
 
         ledger.engine.begin = gone  # type: ignore[method-assign]
-        daemon.beaten -= 100
+        daemon.last_heartbeat -= 100
         clock.now += timedelta(minutes=5)
         scheduler.step()
-        assert "no heartbeat" in daemon.healthy()[0]
+        assert "no heartbeat" in daemon.health_problems()[0]
         scheduler.shutdown()
-        assert "the scheduler has stopped" in daemon.healthy()
+        assert "the scheduler has stopped" in daemon.health_problems()
         ledger.close()
 
 
 def test_a_hung_call_is_left_behind_and_counted() -> None:
-    stop, before = threading.Event(), timeout.left_behind()
-    with pytest.raises(timeout.Overdue, match="no answer within 0 s"):
-        timeout.within(timedelta(seconds=0.05), stop.wait)
-    assert timeout.left_behind() == before + 1
+    stop, before = threading.Event(), timeout.count_left_behind()
+    with pytest.raises(timeout.CallTimeout, match="no answer within 0 s"):
+        timeout.call_with_timeout(timedelta(seconds=0.05), stop.wait)
+    assert timeout.count_left_behind() == before + 1
     stop.set()
-    until(lambda: timeout.left_behind() == before)
-    assert timeout.within(timedelta(seconds=5), lambda: 7) == 7
+    until(lambda: timeout.count_left_behind() == before)
+    assert timeout.call_with_timeout(timedelta(seconds=5), lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        timeout.within(timedelta(seconds=5), lambda: 1 // 0)
+        timeout.call_with_timeout(timedelta(seconds=5), lambda: 1 // 0)
 
 
 def test_a_bot_that_breaks_or_hangs_does_not_take_the_daemon_along(
@@ -298,7 +298,7 @@ def test_a_bot_that_breaks_or_hangs_does_not_take_the_daemon_along(
         bots = {n: {"run": f"{tmp_path}/mine.py:{n}", "schedule": "every 1h"} for n in names}
         _, scheduler = by_hand(settings(bots, heartbeat="1h", draft_limit="0.3s"), ledger, clock)
         scheduler.until(clock.now + timedelta(hours=2))
-        with ledger.read() as connection:
+        with ledger.read_transaction() as connection:
             found = connection.execute(select(runs)).all()
         assert {(row.bot, row.state) for row in found} == {("broken", "failed"), ("slow", "failed")}
         assert {row.reason for row in found} == {
@@ -317,22 +317,26 @@ def test_a_daemon_that_was_cut_off_hands_over_its_slot(tmp_path: Path, own_home:
     with simulated(clock):
         ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
         first, _ = by_hand(found, ledger, clock)
-        first.desk.attend("tick")
+        first.drafter.draft_due("tick")
         clock.now += timedelta(minutes=2)
         slot = datetime(2026, 5, 1, 1, tzinfo=UTC)
         from bots.ledger import slots as account
 
-        assert account.take(ledger, "tick", slot, first.me, clock.now)  # and here the power went
-        assert account.take(ledger, "tick", slot, "another", clock.now) is None
+        assert account.take_slot(
+            ledger, "tick", slot, first.daemon_id, clock.now
+        )  # and here the power went
+        assert account.take_slot(ledger, "tick", slot, "another", clock.now) is None
         second, scheduler = by_hand(
             found, ledger, clock
         )  # same box: the first one is gone for sure
         scheduler.step()
         scheduler.step()
-        with ledger.read() as connection:
+        with ledger.read_transaction() as connection:
             row = connection.execute(select(runs)).one()
-            ended = connection.scalar(select(daemons.c.ended).where(daemons.c.id == first.me))
-        assert (row.state, row.owner, row.attempt) == ("drafted", second.me, 2)
+            ended = connection.scalar(
+                select(daemons.c.ended).where(daemons.c.id == first.daemon_id)
+            )
+        assert (row.state, row.owner, row.attempt) == ("drafted", second.daemon_id, 2)
         assert ended
         ledger.close()
 

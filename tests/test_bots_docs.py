@@ -13,7 +13,7 @@ from conftest import ROOT
 
 import rig.cli
 from bots import settings
-from bots.credentials import save
+from bots.credentials import save_credentials
 from bots.ledger import switches
 from bots.ledger.store import Ledger
 from rig.server.client import ModelClient
@@ -43,7 +43,7 @@ def test_the_example_drafts_is_approved_and_arrives(
     elsewhere: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (elsewhere / "proverb.py").write_text(f"{CODE}\n\n{HOOK}")
-    save("mastodon", {"access_token": "right-token-0123456789"})
+    save_credentials("mastodon", {"access_token": "right-token-0123456789"})
     with FakeModel() as model, mastodon() as server:
         toml = TOML.replace("https://mastodon.example", server.url).replace("[8]", "[]")
         more = f'[model]\nurl = "{model.url}"\n[daemon]\nheartbeat = "1h"\n'
@@ -58,8 +58,8 @@ def test_the_example_drafts_is_approved_and_arrives(
         clock = Clock(saturday())
         with simulated(clock):
             ledger = Ledger.open()
-            found = settings.read()
-            switches.enable(ledger, "proverb", True, found.bots["proverb"].schedule, clock.now)
+            found = settings.read_settings()
+            switches.set_enabled(ledger, "proverb", True, found.bots["proverb"].schedule, clock.now)
             _, scheduler = by_hand(
                 found, ledger, clock, connect=lambda limit: ModelClient(model.url, timeout=limit)
             )

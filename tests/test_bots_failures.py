@@ -71,7 +71,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             said.append(self.format(record))
 
     handler, root = Keep(), logging.getLogger()
-    handler.setFormatter(logs.Line(journal=False))
+    handler.setFormatter(logs.LogFormatter(journal=False))
     before = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
@@ -116,7 +116,7 @@ def test_every_failure_ends_as_it_should(
     with FakeX(clock) as fake, simulated(clock):
         ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
         daemon, scheduler = by_hand(hourly(tmp_path, fake), ledger, clock)
-        switches.enable(ledger, "tick", True, "0 * * * *", BEGIN)
+        switches.set_enabled(ledger, "tick", True, "0 * * * *", BEGIN)
         wanted: dict[datetime, str] = {}
         for number in range(count):
             slot = BEGIN + timedelta(minutes=30) + number * HOUR
@@ -125,14 +125,16 @@ def test_every_failure_ends_as_it_should(
             fake.queue.clear()
             fake.will(*(timed(event, slot) for event in events))
             if name == "nobody there":
-                daemon.mail.outlets["x"].options.__dict__["api"] = "http://127.0.0.1:9"
+                daemon.deliverer.outlets["x"].options.__dict__["api"] = "http://127.0.0.1:9"
             began = time.monotonic()
             scheduler.until(slot + timedelta(minutes=10))
-            daemon.mail.outlets["x"].options.__dict__["api"] = fake.url
+            daemon.deliverer.outlets["x"].options.__dict__["api"] = fake.url
             scheduler.until(slot + timedelta(minutes=59))
             longest = max(longest, time.monotonic() - began)
-            switches.on(ledger, "outlet:x")  # a person has bought credits, mended the keys
-        with ledger.read() as connection:
+            switches.resume_scope(
+                ledger, "outlet:x"
+            )  # a person has bought credits, mended the keys
+        with ledger.read_transaction() as connection:
             rows = {row.slot: row for row in connection.execute(select(outbox))}
             slots = list(connection.scalars(select(runs.c.state)))
     wrong = {
@@ -159,9 +161,9 @@ def test_every_failure_ends_as_it_should(
     tell_no_secret(lines, tmp_path / "ledger.sqlite")
     ledger.close()
     end = time.monotonic() + 30
-    while timeout.left_behind() and time.monotonic() < end:
+    while timeout.count_left_behind() and time.monotonic() < end:
         time.sleep(0.1)
-    assert timeout.left_behind() == 0, "calls that were left behind went away"
+    assert timeout.count_left_behind() == 0, "calls that were left behind went away"
 
 
 def timed(event: Event, slot: datetime) -> Event:
@@ -190,15 +192,15 @@ def test_the_kill_switch_holds_what_was_about_to_go(tmp_path: Path, own_home: Pa
     with FakeX(clock) as fake, simulated(clock):
         ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
         daemon, scheduler = by_hand(hourly(tmp_path, fake), ledger, clock)
-        switches.enable(ledger, "tick", True, "0 * * * *", BEGIN)
+        switches.set_enabled(ledger, "tick", True, "0 * * * *", BEGIN)
         clock.now += timedelta(minutes=31)
-        assert daemon.desk.attend("tick")  # drafted and ready
-        switches.off(ledger, "bot:tick", "look at this first", clock.now)
-        daemon.mail.deliver()
+        assert daemon.drafter.draft_due("tick")  # drafted and ready
+        switches.stop_scope(ledger, "bot:tick", "look at this first", clock.now)
+        daemon.deliverer.deliver_due()
         assert not fake.attempts
-        switches.on(ledger, "bot:tick")
+        switches.resume_scope(ledger, "bot:tick")
         clock.now += timedelta(minutes=2)
-        daemon.mail.deliver()
+        daemon.deliverer.deliver_due()
         assert len(fake.stored) == 1
         ledger.close()
     assert scheduler.running
@@ -224,10 +226,10 @@ def test_a_cap_is_never_passed(
         _, scheduler = by_hand(
             settings({"tick": bot}, {"x": {"api": fake.url}}, heartbeat="1h"), ledger, clock
         )
-        switches.enable(ledger, "tick", True, "0 * * * *", BEGIN)
+        switches.set_enabled(ledger, "tick", True, "0 * * * *", BEGIN)
         scheduler.until(BEGIN + timedelta(hours=10))
         assert len(fake.stored) == sent
-        with ledger.read() as connection:
+        with ledger.read_transaction() as connection:
             skipped = [r.reason for r in connection.execute(select(runs)) if r.state == "skipped"]
         assert len(skipped) == 10 - sent
         assert all("cap" in reason for reason in skipped)
@@ -248,7 +250,7 @@ def test_a_day_later_the_cap_is_a_new_one(tmp_path: Path, own_home: Path) -> Non
         _, scheduler = by_hand(
             settings({"tick": bot}, {"x": {"api": fake.url}}, heartbeat="1h"), ledger, clock
         )
-        switches.enable(ledger, "tick", True, "0 */3 * * *", BEGIN)
+        switches.set_enabled(ledger, "tick", True, "0 */3 * * *", BEGIN)
         scheduler.until(BEGIN + timedelta(days=2, hours=23))
         assert len(fake.stored) == 6
         ledger.close()

@@ -76,7 +76,7 @@ class Scene:
         (folder / "rig.toml").write_text(text)
         self.ledger = Ledger.open(database)
         self.begin = datetime.now(UTC)
-        switches.enable(self.ledger, "tick", True, SCHEDULE, self.begin)
+        switches.set_enabled(self.ledger, "tick", True, SCHEDULE, self.begin)
 
     def mood(self) -> Event:
         """X as it is on a bad day: slow before and after it keeps a post, now and then broken."""
@@ -110,7 +110,7 @@ class Scene:
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             time.sleep(1)
-            with self.ledger.read() as connection:
+            with self.ledger.read_transaction() as connection:
                 old = datetime.now(UTC) - timedelta(seconds=20)
                 busy = outbox.c.state.in_(["approved", "claimed", "unknown"]) & (
                     outbox.c.slot < old
@@ -124,10 +124,10 @@ class Scene:
 
     def check(self) -> tuple[Counter[str], Counter[str]]:
         """No duplicate, and no slot without a final state."""
-        with self.ledger.read() as connection:
+        with self.ledger.read_transaction() as connection:
             slots = {row.slot: row.state for row in connection.execute(select(runs))}
             posts = connection.execute(select(outbox)).all()
-        expected = set(Schedule.parse(SCHEDULE).between(self.begin, max(slots)))
+        expected = set(Schedule.from_text(SCHEDULE).slots_between(self.begin, max(slots)))
         assert expected <= slots.keys(), f"{len(expected - slots.keys())} slots are unaccounted for"
         texts = self.fake.texts()
         assert len(texts) == len(set(texts)), "posted twice"
@@ -195,7 +195,7 @@ def test_three_daemons_on_one_postgresql_share_the_slots(
         assert daemon.stop() == 0
     scene.clear_up()
     slots, posts = scene.check()
-    with scene.ledger.read() as connection:
+    with scene.ledger.read_transaction() as connection:
         owners = set(connection.scalars(select(runs.c.owner)))
     print(f"{kills} kills, {len(owners)} daemons: slots {dict(slots)}, posts {dict(posts)}")
     assert len(owners) >= 2

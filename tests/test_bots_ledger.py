@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Connection, inspect, select
 
 from bots.bot import Draft
-from bots.daemon.limits import over_cap
+from bots.daemon.limits import cap_reason
 from bots.ledger import migrations, outbox, slots, switches
 from bots.ledger.deck import LedgerDeck
-from bots.ledger.outbox import Target
+from bots.ledger.outbox import DeliveryTarget
 from bots.ledger.store import Ledger
 from bots.ledger.tables import metadata, version
 from bots.ledger.tables import outbox as table
@@ -42,7 +42,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
         opened = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
     else:
         opened = Ledger.open(request.getfixturevalue("server"))
-        with opened.write() as connection:
+        with opened.write_transaction() as connection:
             for one in reversed(metadata.sorted_tables):
                 if one is not version:
                     connection.execute(one.delete())
@@ -52,90 +52,95 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 
 def ready(ledger: Ledger, me: str, count: int = 1, outlet: str = "x") -> None:
     """Rows that wait to be sent."""
-    switches.enable(ledger, "tick", True, "every 1h", NOW)
+    switches.set_enabled(ledger, "tick", True, "every 1h", NOW)
     for number in range(count):
         slot = NOW + number * timedelta(hours=1)
-        run = slots.take(ledger, "tick", slot, me, NOW)
+        run = slots.take_slot(ledger, "tick", slot, me, NOW)
         assert run
-        target = [Target(outlet, True, 15_000)]
-        outbox.put(
+        target = [DeliveryTarget(outlet, True, 15_000)]
+        outbox.put_draft(
             ledger, run, "tick", slot, Draft(f"Text {number}"), target,
             approved=True, expires=NOW + timedelta(days=1), now=NOW,
         )  # fmt: skip
 
 
 def test_times_come_back_in_utc(ledger: Ledger) -> None:
-    me = slots.arrive(ledger, "box", NOW)
+    me = slots.register_daemon(ledger, "box", NOW)
     ready(ledger, me)
-    (row,) = outbox.due(ledger, ["tick"], NOW)
+    (row,) = outbox.due_rows(ledger, ["tick"], NOW)
     assert row.slot == NOW
     assert row.slot.tzinfo is UTC
-    with pytest.raises(Exception, match="time zone"), ledger.write() as connection:
+    with pytest.raises(Exception, match="time zone"), ledger.write_transaction() as connection:
         connection.execute(select(table).where(table.c.slot == NOW.replace(tzinfo=None)))
 
 
 def test_of_twenty_who_want_a_slot_one_gets_it(ledger: Ledger) -> None:
-    got = race(20, lambda number: slots.take(ledger, "tick", NOW, f"daemon {number}", NOW))
+    got = race(20, lambda number: slots.take_slot(ledger, "tick", NOW, f"daemon {number}", NOW))
     assert len([one for one in got if one]) == 1
 
 
 def test_of_twenty_who_want_to_send_one_may(ledger: Ledger) -> None:
-    me = slots.arrive(ledger, "box", NOW)
+    me = slots.register_daemon(ledger, "box", NOW)
     ready(ledger, me)
-    (row,) = outbox.due(ledger, ["tick"], NOW)
-    got = race(20, lambda n: outbox.claim(ledger, row, f"daemon {n}", NOW, lambda c: None)[0])
+    (row,) = outbox.due_rows(ledger, ["tick"], NOW)
+    got = race(20, lambda n: outbox.claim_row(ledger, row, f"daemon {n}", NOW, lambda c: None)[0])
     assert sorted(got) == ["go"] + ["gone"] * 19
 
 
 def test_twenty_daemons_together_do_not_step_over_a_cap(ledger: Ledger) -> None:
-    me = slots.arrive(ledger, "box", NOW)
+    me = slots.register_daemon(ledger, "box", NOW)
     ready(ledger, me, 20)
-    rows, bot = outbox.due(ledger, ["tick"], NOW), BotSettings(posts_per_day=7)
+    rows, bot = outbox.due_rows(ledger, ["tick"], NOW), BotSettings(posts_per_day=7)
 
     def claim(number: int) -> str:
         def gate(connection: Connection) -> str | None:
-            return over_cap(connection, "tick", bot, "x", 15_000, NOW)
+            return cap_reason(connection, "tick", bot, "x", 15_000, NOW)
 
-        return outbox.claim(ledger, rows[number], me, NOW, gate)[0]
+        return outbox.claim_row(ledger, rows[number], me, NOW, gate)[0]
 
     assert sorted(race(20, claim)) == ["drop"] * 13 + ["go"] * 7
 
 
 def test_twenty_at_once_draw_twenty_cards(ledger: Ledger) -> None:
-    switches.enable(ledger, "tick", True, "every 1h", NOW)
+    switches.set_enabled(ledger, "tick", True, "every 1h", NOW)
     pool = [str(number) for number in range(20)]
     drawn = race(20, lambda n: LedgerDeck(ledger, "tick", NOW + n * timedelta(hours=1)).draw(pool))
     assert sorted(drawn) == sorted(pool)
 
 
 def test_only_the_dead_are_taken_over(ledger: Ledger) -> None:
-    alive, silent = slots.arrive(ledger, "one", NOW), slots.arrive(ledger, "two", NOW)
-    me = slots.arrive(ledger, "three", NOW)
+    alive, silent = (
+        slots.register_daemon(ledger, "one", NOW),
+        slots.register_daemon(ledger, "two", NOW),
+    )
+    me = slots.register_daemon(ledger, "three", NOW)
     for number, owner in enumerate((alive, silent)):
-        slots.take(ledger, "tick", NOW + number * timedelta(hours=1), owner, NOW)
+        slots.take_slot(ledger, "tick", NOW + number * timedelta(hours=1), owner, NOW)
     later = NOW + timedelta(minutes=3)
-    slots.beat(ledger, alive, later)
-    slots.beat(ledger, me, later)
-    assert [row.owner for row in slots.orphans(ledger, "tick", me, later, LEASE)] == [silent]
-    assert slots.orphans(ledger, "tick", me, later, LEASE) == []
-    slots.leave(ledger, alive, later)
-    assert [row.owner for row in slots.orphans(ledger, "tick", me, later, LEASE)] == [alive]
+    slots.record_heartbeat(ledger, alive, later)
+    slots.record_heartbeat(ledger, me, later)
+    assert [row.owner for row in slots.adopt_orphans(ledger, "tick", me, later, LEASE)] == [silent]
+    assert slots.adopt_orphans(ledger, "tick", me, later, LEASE) == []
+    slots.release_daemon(ledger, alive, later)
+    assert [row.owner for row in slots.adopt_orphans(ledger, "tick", me, later, LEASE)] == [alive]
 
 
 def test_what_was_cut_off_while_sending_is_unknown(ledger: Ledger) -> None:
-    gone, me = slots.arrive(ledger, "one", NOW), slots.arrive(ledger, "two", NOW)
+    gone, me = slots.register_daemon(ledger, "one", NOW), slots.register_daemon(ledger, "two", NOW)
     ready(ledger, gone)
-    (row,) = outbox.due(ledger, ["tick"], NOW)
-    assert outbox.claim(ledger, row, gone, NOW, lambda c: None)[0] == "go"
-    assert outbox.cut_off(ledger, me, [], NOW, LEASE) == 0, "its daemon lives"
+    (row,) = outbox.due_rows(ledger, ["tick"], NOW)
+    assert outbox.claim_row(ledger, row, gone, NOW, lambda c: None)[0] == "go"
+    assert outbox.mark_cut_off(ledger, me, [], NOW, LEASE) == 0, "its daemon lives"
     later = NOW + timedelta(minutes=3)
-    assert outbox.cut_off(ledger, me, [], later, LEASE) == 1
-    (lent,) = outbox.unclear(ledger, ["tick"], me, later, LEASE)
-    assert outbox.unclear(ledger, ["tick"], "other", later, LEASE) == [], "one looks at a time"
-    assert not outbox.settle(ledger, row.id, gone, "sent", later), (
+    assert outbox.mark_cut_off(ledger, me, [], later, LEASE) == 1
+    (lent,) = outbox.borrow_unclear(ledger, ["tick"], me, later, LEASE)
+    assert outbox.borrow_unclear(ledger, ["tick"], "other", later, LEASE) == [], (
+        "one looks at a time"
+    )
+    assert not outbox.settle_row(ledger, row.id, gone, "sent", later), (
         "the one that was away is too late"
     )
-    assert outbox.settle(ledger, lent.id, me, "sent", later, external_id="1")
+    assert outbox.settle_row(ledger, lent.id, me, "sent", later, external_id="1")
 
 
 def race(count: int, act: Callable[[int], Any]) -> list[Any]:
@@ -160,7 +165,7 @@ def test_an_older_ledger_is_led_up_and_kept_beside(
 ) -> None:
     path = tmp_path / "ledger.sqlite"
     old = Ledger.open(f"sqlite:///{path}")
-    ready(old, slots.arrive(old, "box", NOW))
+    ready(old, slots.register_daemon(old, "box", NOW))
     old.close()
 
     def mood(connection: Connection) -> None:
@@ -170,7 +175,7 @@ def test_an_older_ledger_is_led_up_and_kept_beside(
 
     monkeypatch.setitem(migrations.STEPS, 2, mood)
     new = Ledger.open(f"sqlite:///{path}")
-    with new.read() as connection:
+    with new.read_transaction() as connection:
         assert connection.execute(select(version.c.version)).scalar_one() == 2
         assert "mood" in {column["name"] for column in inspect(connection).get_columns("drafts")}
         assert len(connection.execute(select(table)).all()) == 1
@@ -194,7 +199,7 @@ def test_a_step_that_fails_leaves_the_old_schema(
         with pytest.raises(RuntimeError):
             Ledger.open(url)
     again = Ledger.open(url)
-    with again.read() as connection:
+    with again.read_transaction() as connection:
         assert "half" not in {
             column["name"] for column in inspect(connection).get_columns("drafts")
         }

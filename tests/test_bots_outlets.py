@@ -45,7 +45,7 @@ def service(kind: str) -> Iterator[Service]:
 
 
 def built(kind: str, url: str, secrets: dict[str, str] | None = None) -> Outlet:
-    return outlets.build(kind, {kind: ADDRESS[kind](url)}, secrets or SECRETS[kind])
+    return outlets.build_outlet(kind, {kind: ADDRESS[kind](url)}, secrets or SECRETS[kind])
 
 
 SLOT = datetime.now(UTC).replace(microsecond=0)
@@ -70,8 +70,8 @@ def kept(kind: str, service: Service) -> int:
 def test_a_post_arrives_once_and_has_a_name(kind: str, service: Service) -> None:
     outlet = built(kind, service.url)
     one = post()
-    media = outlet.prepare(one, "")
-    assert outlet.send(one)
+    media = outlet.prepare_post(one, "")
+    assert outlet.send_post(one)
     assert kept(kind, service) == 1
     assert media == ""
 
@@ -79,7 +79,7 @@ def test_a_post_arrives_once_and_has_a_name(kind: str, service: Service) -> None
 @pytest.mark.parametrize("kind", ["bluesky", "mastodon", "webhook"])
 def test_sent_again_it_is_still_one_post(kind: str, service: Service) -> None:
     outlet = built(kind, service.url)
-    assert outlet.send(post()) == outlet.send(post())
+    assert outlet.send_post(post()) == outlet.send_post(post())
     assert kept(kind, service) == 1
 
 
@@ -90,13 +90,13 @@ def test_cut_off_after_it_arrived_it_is_unclear_and_then_found(
     outlet = built(kind, service.url)
     service.will("drop")
     with pytest.raises(Unclear):
-        outlet.send(post())
-    found = outlet.find(post())
+        outlet.send_post(post())
+    found = outlet.find_post(post())
     if kind == "telegram":
         assert found == UNKNOWN  # a bot can't read its own chat
     elif kind == "webhook":
         assert found == LOST  # the other side knows the key: sending again is safe
-        outlet.send(post())
+        outlet.send_post(post())
     else:
         assert found not in (LOST, UNKNOWN)
     assert kept(kind, service) == 1
@@ -109,8 +109,8 @@ def test_cut_off_before_it_arrived_it_is_found_to_be_lost(
     outlet = built(kind, service.url)
     service.will("lost")
     with pytest.raises(Unclear):
-        outlet.send(post())
-    assert outlet.find(post()) == LOST
+        outlet.send_post(post())
+    assert outlet.find_post(post()) == LOST
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,31 +131,31 @@ def test_each_failure_has_one_meaning(
     kind: str, service: Service, event: int | str, meaning: type[Exception], short: None
 ) -> None:
     outlet = built(kind, service.url)
-    outlet.prepare(post(), "")
+    outlet.prepare_post(post(), "")
     service.will(event)
     with pytest.raises(meaning):
-        outlet.send(post())
+        outlet.send_post(post())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nobody_listening_means_not_sent(kind: str, service: Service) -> None:
     outlet = built(kind, "http://127.0.0.1:9")
     with pytest.raises(NotSent):
-        outlet.send(post())
+        outlet.send_post(post())
 
 
 @pytest.mark.parametrize("kind", ["bluesky", "mastodon", "telegram"])
 def test_wrong_credentials_halt_the_outlet(kind: str, service: Service) -> None:
     wrong = dict.fromkeys(SECRETS[kind], "123456:wrong-secret")
     with pytest.raises(Halt, match="rig auth"):
-        built(kind, service.url, wrong).send(post())
+        built(kind, service.url, wrong).send_post(post())
 
 
 @pytest.mark.parametrize(
     ("kind", "name"), [("bluesky", "@rig.test"), ("mastodon", "@rig"), ("telegram", "@rig_bot")]
 )
 def test_whoami_names_the_account(kind: str, name: str, service: Service) -> None:
-    assert built(kind, service.url).whoami() == name
+    assert built(kind, service.url).account_name() == name
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # atproto's own
@@ -165,8 +165,8 @@ def test_a_picture_goes_along_with_its_words(kind: str, service: Service, tmp_pa
     picture.write_bytes(b"\xff\xd8\xff" + bytes(100))
     outlet = built(kind, service.url)
     one = post(image=picture, alt="A golem of moss.")
-    media = outlet.prepare(one, "")
-    assert outlet.send(post(image=picture, alt="A golem of moss.", media=media))
+    media = outlet.prepare_post(one, "")
+    assert outlet.send_post(post(image=picture, alt="A golem of moss.", media=media))
     if kind == "bluesky":
         embed = next(iter(service.records.values()))["embed"]  # type: ignore[attr-defined]
         assert embed["images"][0]["alt"] == "A golem of moss."
@@ -187,8 +187,8 @@ def test_bluesky_keeps_its_session_and_makes_links(
     kind: str, service: Service, own_home: Path
 ) -> None:
     outlet = built(kind, service.url)
-    outlet.send(post("é see https://example.com/a. #Golem"))
-    outlet.find(post())
+    outlet.send_post(post("é see https://example.com/a. #Golem"))
+    outlet.find_post(post())
     logins = [path for _, path, _ in service.history if path.endswith("createSession")]
     assert len(logins) == 1
     kept = own_home / "state" / "bluesky-bluesky.session"
@@ -207,10 +207,10 @@ def test_bluesky_logs_in_again_when_its_session_has_ended(
     kind: str, service: Service, own_home: Path
 ) -> None:
     outlet = built(kind, service.url)
-    outlet.send(post())
+    outlet.send_post(post())
     session = own_home / "state" / "bluesky-bluesky.session"
     session.write_text("rubbish")
-    assert outlet.find(post()) != LOST
+    assert outlet.find_post(post()) != LOST
 
 
 @pytest.mark.parametrize(
@@ -227,33 +227,35 @@ def test_bluesky_logs_in_again_when_its_session_has_ended(
 )
 def test_each_outlet_measures_by_its_own_rule(kind: str, text: str, length: int) -> None:
     tables = {kind: ADDRESS[kind]("http://127.0.0.1:9")} if kind in ADDRESS else {}
-    assert outlets.build(kind, tables, {}).measure(text) == length
+    assert outlets.build_outlet(kind, tables, {}).measure_text(text) == length
 
 
 def test_bluesky_counts_bytes_too() -> None:
     outlet = built("bluesky", "http://127.0.0.1:9")
-    assert "bytes" in outlet.faults("👨‍👩‍👧" * 200)[0]
+    assert "bytes" in outlet.text_faults("👨‍👩‍👧" * 200)[0]
 
 
 def test_a_file_line_is_whole_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "posts.jsonl"
-    outlet = outlets.build("file", {"file": {"path": str(path)}})
-    assert outlet.find(post()) == LOST
-    outlet.send(post())
+    outlet = outlets.build_outlet("file", {"file": {"path": str(path)}})
+    assert outlet.find_post(post()) == LOST
+    outlet.send_post(post())
     with path.open("ab") as file:
         file.write(b'{"key": "cut o')  # what a power cut leaves
     other = Post("cards", datetime.now(UTC), "Another.", "other-key")
-    assert outlet.find(other) == LOST
-    outlet.send(other)
-    assert outlet.find(post()) == "key-of-this-post"
-    assert outlet.find(other) == "other-key"
+    assert outlet.find_post(other) == LOST
+    outlet.send_post(other)
+    assert outlet.find_post(post()) == "key-of-this-post"
+    assert outlet.find_post(other) == "other-key"
     whole = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     assert [line["text"] for line in whole] == [post().text, "Another."]
 
 
 def test_an_address_that_is_a_secret_is_asked_for() -> None:
     assert set(
-        outlets.build("discord", {"discord": {"kind": "webhook", "field": "content"}}).secrets
+        outlets.build_outlet(
+            "discord", {"discord": {"kind": "webhook", "field": "content"}}
+        ).secrets
     ) == {"url"}
 
 
@@ -271,5 +273,5 @@ def test_an_address_that_is_a_secret_is_asked_for() -> None:
 )
 def test_a_mistake_in_an_outlet_is_one_sentence(tables: dict[str, Any], said: str) -> None:
     with pytest.raises(WrongUse) as told:
-        outlets.build("mastodom", tables)
+        outlets.build_outlet("mastodom", tables)
     assert said in told.value.message

@@ -20,7 +20,7 @@ from bots.daemon import process
 from bots.ledger import review
 from bots.ledger.store import Ledger
 from bots.outlets.base import Halt
-from bots.redact import redact
+from bots.redact import redact_secrets
 from support.daemons import by_hand, keep_x_secrets, tick
 from support.fake_x import SECRETS, FakeX
 from support.simulated import Clock, simulated
@@ -69,7 +69,7 @@ def live(hours: float, clock: Clock) -> None:
     """Let the daemon of this rig.toml live for some hours."""
     with simulated(clock):
         ledger = Ledger.open()
-        daemon, scheduler = by_hand(settings.read(), ledger, clock)
+        daemon, scheduler = by_hand(settings.read_settings(), ledger, clock)
         scheduler.until(clock.now + timedelta(hours=hours))
         scheduler.shutdown()
         daemon.ledger.close()
@@ -201,18 +201,18 @@ def test_a_wrong_word_is_one_sentence(scene: Path, words: list[str], said: str) 
 
 
 def test_enable_says_at_once_that_credentials_are_missing(scene: Path) -> None:
-    credentials.forget("x")
+    credentials.delete_credentials("x")
     done = rig_("bot", "enable", "tick")
     assert done.exit_code == 1
     assert "rig auth x" in done.output
 
 
 def test_auth_tests_keeps_and_never_shows(scene: Path, own_home: Path) -> None:
-    credentials.forget("x")
+    credentials.delete_credentials("x")
     done = rig_("auth", "x", stdin=json.dumps(SECRETS))
     assert done.exit_code == 0, done.output
     assert "@TweepyDev" in done.output
-    path = credentials.place("x")
+    path = credentials.credentials_path("x")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     checked = ok("auth", "x", "--check")
@@ -223,14 +223,14 @@ def test_auth_tests_keeps_and_never_shows(scene: Path, own_home: Path) -> None:
 
 
 def test_auth_refuses_what_the_platform_refuses(scene: Path) -> None:
-    credentials.forget("x")
+    credentials.delete_credentials("x")
     done = rig_(
         "auth", "x", stdin=json.dumps({**SECRETS, "access_token_secret": "wrong-wrong-wrong"})
     )
     assert done.exit_code == 1
     assert "401" in done.output
     assert "wrong-wrong-wrong" not in done.output
-    assert not credentials.place("x").exists()
+    assert not credentials.credentials_path("x").exists()
 
 
 @pytest.mark.parametrize("stdin", ["", "{}", '{"api_key": "a"}', "[1]", "no json"])
@@ -245,21 +245,21 @@ def test_secrets_come_from_the_first_place_that_has_them(
 ) -> None:
     fields = {"token": "a token"}
     with pytest.raises(Halt, match="rig auth telegram"):
-        credentials.load("telegram", fields)
+        credentials.load_credentials("telegram", fields)
     monkeypatch.setenv("RIG_TELEGRAM_TOKEN", "from-environment")
-    assert credentials.find("telegram", fields) == (
+    assert credentials.find_credentials("telegram", fields) == (
         {"token": "from-environment"},
         "the environment (RIG_TELEGRAM_*)",
     )
-    path = credentials.save("telegram", {"token": "from-the-file"})
-    assert credentials.load("telegram", fields) == {"token": "from-the-file"}
+    path = credentials.save_credentials("telegram", {"token": "from-the-file"})
+    assert credentials.load_credentials("telegram", fields) == {"token": "from-the-file"}
     (tmp_path / "rig-telegram").write_text('{"token": "from-systemd"}')
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert credentials.load("telegram", fields) == {"token": "from-systemd"}
+    assert credentials.load_credentials("telegram", fields) == {"token": "from-systemd"}
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     path.chmod(0o644)
     with pytest.raises(Halt, match="chmod 600"):
-        credentials.load("telegram", fields)
+        credentials.load_credentials("telegram", fields)
 
 
 def test_a_keyring_without_a_backend_is_no_error(
@@ -270,7 +270,7 @@ def test_a_keyring_without_a_backend_is_no_error(
             raise RuntimeError("no backend on a headless box")
 
     monkeypatch.setitem(sys.modules, "keyring", Broken())
-    assert credentials.find("telegram", {"token": "a token"}) == ({}, "")
+    assert credentials.find_credentials("telegram", {"token": "a token"}) == ({}, "")
 
 
 @pytest.mark.parametrize(
@@ -287,16 +287,18 @@ def test_a_keyring_without_a_backend_is_no_error(
     ],
 )
 def test_no_secret_survives_in_a_line(line: str) -> None:
-    from bots.redact import remember
+    from bots.redact import remember_secrets
 
-    remember(["known-secret-value", "known%2Dsecret"])
-    assert "secret" not in redact(line).replace("oauth_", "").lower().replace("password", "")
+    remember_secrets(["known-secret-value", "known%2Dsecret"])
+    assert "secret" not in redact_secrets(line).replace("oauth_", "").lower().replace(
+        "password", ""
+    )
 
 
 def test_a_database_with_a_password_is_kept_as_a_secret(elsewhere: Path, own_home: Path) -> None:
     ok("auth", "database", stdin=f"sqlite:///{elsewhere}/other.sqlite")
     assert (elsewhere / "other.sqlite").exists()
-    ledger = process.ledger()
+    ledger = process.open_ledger()
     assert str(ledger.engine.url).endswith("other.sqlite")
     ledger.close()
     assert os.environ.get("RIG_HOME")
@@ -307,7 +309,7 @@ def test_an_unclear_post_that_no_outlet_can_tell_waits_for_a_person(
 ) -> None:
     ledger = Ledger.open()
     with simulated(clock):
-        daemon, scheduler = by_hand(settings.read(), ledger, clock)
+        daemon, scheduler = by_hand(settings.read_settings(), ledger, clock)
         ok("bot", "enable", "tick")
         scheduler.until(clock.now + timedelta(hours=1))
         scheduler.shutdown()
@@ -315,10 +317,10 @@ def test_an_unclear_post_that_no_outlet_can_tell_waits_for_a_person(
 
     from bots.ledger.tables import outbox
 
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         connection.execute(update(outbox).values(state="unknown"))
     ok("bot", "resolve", "1", "--arrived")
-    assert review.one(ledger, 1).state == "sent"
+    assert review.find_post(ledger, 1).state == "sent"
     ledger.close()
     assert daemon
 

@@ -25,7 +25,7 @@ from conftest import SHARED
 from bots import outlets
 from bots.bot import Draft, Skip
 from bots.cards.bot import cards
-from bots.cards.database import Database, Pool, place, store
+from bots.cards.database import CardDatabase, CardPool, database_path, replace_copy
 from bots.cards.fact_check import card_faults
 from bots.context import SlotContext
 from bots.outlets.x_length import has_link, weighted_length
@@ -73,15 +73,17 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the real cards."""
     path = tmp_path_factory.mktemp("cards") / "cards.sqlite"
-    store(json.loads(CARDS.read_text("utf-8"))["data"], {"source": "test", "version": "1"}, path)
+    replace_copy(
+        json.loads(CARDS.read_text("utf-8"))["data"], {"source": "test", "version": "1"}, path
+    )
     return path
 
 
 @pytest.fixture
 def copy(own_home: Path, filled: Path) -> None:
     """The local copy, filled with the real cards."""
-    place().parent.mkdir(parents=True)
-    shutil.copy(filled, place())
+    database_path().parent.mkdir(parents=True)
+    shutil.copy(filled, database_path())
 
 
 class Deck:
@@ -104,7 +106,7 @@ class Deck:
 )
 def test_no_post_that_fails_a_check_gets_through(toy: str, copy: None, count: int) -> None:
     deck, posted, outcome = Deck(5), list[str](), Counter[str]()
-    x = outlets.build("x", {})
+    x = outlets.build_outlet("x", {})
     began = time.monotonic()
     for number in range(count):
         now = datetime(2026, 1, 1, tzinfo=UTC) + number * timedelta(hours=2)
@@ -115,7 +117,7 @@ def test_no_post_that_fails_a_check_gets_through(toy: str, copy: None, count: in
             now=now,
             outlets=[x],
             connect=lambda limit: ModelClient(toy, priority="bot", timeout=limit),
-            limit=timedelta(minutes=5),
+            time_limit=timedelta(minutes=5),
             deck=deck,
             history=lambda limit: posted[-limit:][::-1],
         )
@@ -144,9 +146,9 @@ def how(draft: Draft) -> str:
 
 def true_of_its_card(draft: Draft) -> None:
     """By rules of the test's own: name, figures, length, nothing that a platform makes a link of."""
-    with Database.stored() as database:
-        card = database.card(draft.subject)
-    facts = card.facts()
+    with CardDatabase.open_copy() as database:
+        card = database.card_by_id(draft.subject)
+    facts = card.to_facts()
     assert card.name in draft.text
     said = draft.text.replace(card.name, "")
     given = set(re.findall(r"\d+", " ".join(facts.values())))
@@ -168,20 +170,20 @@ def true_of_its_card(draft: Draft) -> None:
 @needs_cards
 def test_every_card_can_be_said_in_a_template_that_passes(copy: None) -> None:
     """What stands in for the model passes the same checks, on (nearly) every card there is."""
-    from bots.cards.template import template
-    from bots.moderation import faults
+    from bots.cards.template import template_post
+    from bots.moderation import find_faults
 
-    x = outlets.build("x", {})
+    x = outlets.build_outlet("x", {})
     refused: list[str] = []
-    with Database.stored() as database:
-        numbers = database.pool(Pool())
+    with CardDatabase.open_copy() as database:
+        numbers = database.pool_ids(CardPool())
         for number in random.Random(1).sample(numbers, 150):
-            card = database.card(number)
-            text = template(card, lambda t: x.measure(t) <= x.limit)
-            wrong = card_faults(text, card, database.known) + faults(
+            card = database.card_by_id(number)
+            text = template_post(card, lambda t: x.measure_text(t) <= x.limit)
+            wrong = card_faults(text, card, database.known_names) + find_faults(
                 text, own_words=card.own_words()
             )
-            wrong += x.faults(text)
+            wrong += x.text_faults(text)
             if wrong:
                 refused.append(f"{text}: {wrong}")
     print(len(refused), *refused[:10], sep="\n")
@@ -191,17 +193,19 @@ def test_every_card_can_be_said_in_a_template_that_passes(copy: None) -> None:
 @needs_cards
 def test_a_spoilt_post_is_refused(copy: None) -> None:
     """Each way of spoiling a good post, on real cards; a spoilt one that happens to stay true is left out."""
-    from bots.cards.template import template
-    from bots.moderation import faults
+    from bots.cards.template import template_post
+    from bots.moderation import find_faults
 
     rng, got_through = random.Random(2), list[str]()
-    with Database.stored() as database:
-        for number in rng.sample(database.pool(Pool()), 60):
-            card = database.card(number)
-            good = template(card, lambda text: False)
-            for kind, bad in spoilt(good, card.name, card.facts(), rng):
+    with CardDatabase.open_copy() as database:
+        for number in rng.sample(database.pool_ids(CardPool()), 60):
+            card = database.card_by_id(number)
+            good = template_post(card, lambda text: False)
+            for kind, bad in spoilt(good, card.name, card.to_facts(), rng):
                 own = card.own_words()
-                if not card_faults(bad, card, database.known) + faults(bad, own_words=own):
+                if not card_faults(bad, card, database.known_names) + find_faults(
+                    bad, own_words=own
+                ):
                     got_through.append(f"{kind}: {bad}")
     assert not got_through
 
@@ -238,12 +242,15 @@ def spoilt(
 
 @needs_cards
 def test_a_pool_holds_what_it_says(copy: None) -> None:
-    with Database.stored() as database:
-        dragons = database.pool(Pool(types=("Dragon",)))
-        cards_of_set = database.pool(Pool(sets=("Justice Hunters",)))
-        assert all("Dragon" in database.card(n).race + database.card(n).kind for n in dragons[:50])
-        assert all("Justice Hunters" in database.card(n).sets for n in cards_of_set)
-        assert 0 < len(cards_of_set) < len(dragons) < len(database.pool(Pool()))
+    with CardDatabase.open_copy() as database:
+        dragons = database.pool_ids(CardPool(types=("Dragon",)))
+        cards_of_set = database.pool_ids(CardPool(sets=("Justice Hunters",)))
+        assert all(
+            "Dragon" in database.card_by_id(n).race + database.card_by_id(n).kind
+            for n in dragons[:50]
+        )
+        assert all("Justice Hunters" in database.card_by_id(n).sets for n in cards_of_set)
+        assert 0 < len(cards_of_set) < len(dragons) < len(database.pool_ids(CardPool()))
 
 
 def test_all_shapes_of_the_api_can_be_read(shared: Path, own_home: Path) -> None:
@@ -256,9 +263,9 @@ def test_all_shapes_of_the_api_can_be_read(shared: Path, own_home: Path) -> None
     ):
         found = json.loads((folder / f"{name}.json").read_text("utf-8"))
         entries = found if isinstance(found, list) else found["data"]
-        assert store(entries, {"source": name}) == len({e["name"] for e in entries})
-        with Database.stored() as database:
-            for number in database.pool(Pool()):
-                facts = database.card(number).facts()
+        assert replace_copy(entries, {"source": name}) == len({e["name"] for e in entries})
+        with CardDatabase.open_copy() as database:
+            for number in database.pool_ids(CardPool()):
+                facts = database.card_by_id(number).to_facts()
                 assert list(facts)[:2] == ["Name", "Card"]
                 assert ("ATK" in facts) == ("Monster" in facts["Card"]), facts

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bots import settings
-from bots.daemon.limits import quiet, quiet_until
+from bots.daemon.limits import in_quiet_hours, quiet_hours_end
 from bots.daemon.schedule import Schedule
 from bots.daemon.scheduler import SlotTrigger
 from bots.settings import BotSettings
@@ -45,7 +45,9 @@ HOUR = timedelta(hours=1)
 )
 def test_the_next_slot_is_where_cron_puts_it(text: str, after: str, expected: str) -> None:
     begin = datetime.fromisoformat(after).replace(tzinfo=UTC)
-    assert Schedule.parse(text).next(begin) == datetime.fromisoformat(expected).replace(tzinfo=UTC)
+    assert Schedule.from_text(text).next_slot(begin) == datetime.fromisoformat(expected).replace(
+        tzinfo=UTC
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,46 +66,50 @@ def test_the_next_slot_is_where_cron_puts_it(text: str, after: str, expected: st
 )
 def test_a_schedule_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(WrongUse, match=r"\[bots\.cards\] in rig\.toml"):
-        settings.bot("cards", {"schedule": text})
+        settings.validate_bot_settings("cards", {"schedule": text})
 
 
 @given(MOMENTS, st.sampled_from(["0 */2 * * *", "every 2h", "every 45m", "15 6,18 * * mon-fri"]))
 def test_slots_do_not_depend_on_where_one_starts_to_count(moment: datetime, text: str) -> None:
-    schedule = Schedule.parse(text)
-    slot = schedule.next(moment)
+    schedule = Schedule.from_text(text)
+    slot = schedule.next_slot(moment)
     assert slot > moment
-    assert schedule.next(slot - timedelta(microseconds=1)) == slot
-    assert list(schedule.between(moment, slot)) == [slot]
+    assert schedule.next_slot(slot - timedelta(microseconds=1)) == slot
+    assert list(schedule.slots_between(moment, slot)) == [slot]
 
 
 @given(MOMENTS)
 def test_jitter_delays_and_never_drifts(moment: datetime) -> None:
-    schedule = Schedule.parse("0 */2 * * *", timedelta(minutes=10), "cards")
-    slots = list(schedule.between(moment, moment + timedelta(days=10)))
-    assert all(timedelta(0) <= schedule.due(slot) - slot < timedelta(minutes=10) for slot in slots)
+    schedule = Schedule.from_text("0 */2 * * *", timedelta(minutes=10), "cards")
+    slots = list(schedule.slots_between(moment, moment + timedelta(days=10)))
+    assert all(
+        timedelta(0) <= schedule.due_time(slot) - slot < timedelta(minutes=10) for slot in slots
+    )
     assert all(b - a == 2 * HOUR for a, b in pairwise(slots))
 
 
 def test_two_bots_do_not_post_in_the_same_second() -> None:
     slot = datetime(2026, 11, 22, 12, tzinfo=UTC)
-    one, other = (Schedule.parse("0 */2 * * *", timedelta(minutes=10), name) for name in ("a", "b"))
-    assert one.due(slot) != other.due(slot)
+    one, other = (
+        Schedule.from_text("0 */2 * * *", timedelta(minutes=10), name) for name in ("a", "b")
+    )
+    assert one.due_time(slot) != other.due_time(slot)
 
 
 def test_a_jitter_longer_than_the_gap_is_refused() -> None:
     with pytest.raises(WrongUse, match="longer than from one slot to the next"):
-        settings.bot("cards", {"schedule": "0 8,9 * * *", "jitter": "2h"})
+        settings.validate_bot_settings("cards", {"schedule": "0 8,9 * * *", "jitter": "2h"})
 
 
 @given(MOMENTS)
 def test_the_trigger_fires_when_a_slot_is_due(moment: datetime) -> None:
-    schedule = Schedule.parse("0 */2 * * *", timedelta(minutes=30), "cards")
+    schedule = Schedule.from_text("0 */2 * * *", timedelta(minutes=30), "cards")
     trigger, fired = SlotTrigger(schedule), moment
     for _ in range(5):
         following = trigger.get_next_fire_time(fired, fired)
         assert following > fired
         slot = following.replace(minute=0, second=0, microsecond=0)
-        assert schedule.due(slot) == following
+        assert schedule.due_time(slot) == following
         fired = following
 
 
@@ -121,8 +127,8 @@ def test_the_trigger_fires_when_a_slot_is_due(moment: datetime) -> None:
 def test_quiet_hours_are_the_bot_s_own(moment: str, asleep: bool) -> None:
     bot = BotSettings.model_validate({"quiet": "23:00-07:00", "timezone": "Europe/London"})
     now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
-    assert quiet(bot, now) is asleep
-    assert not quiet(bot, quiet_until(bot, now))
+    assert in_quiet_hours(bot, now) is asleep
+    assert not in_quiet_hours(bot, quiet_hours_end(bot, now))
 
 
 @pytest.mark.parametrize(
@@ -141,11 +147,11 @@ def test_quiet_hours_are_the_bot_s_own(moment: str, asleep: bool) -> None:
 def test_a_mistake_in_rig_toml_is_one_sentence(elsewhere: Path, toml: str, said: str) -> None:
     (elsewhere / "rig.toml").write_text(toml)
     with pytest.raises(WrongUse) as told:
-        settings.read()
+        settings.read_settings()
     assert said in told.value.message
 
 
 def test_without_a_bot_there_is_the_card_bot_on_the_screen(elsewhere: Path) -> None:
-    found = settings.read()
+    found = settings.read_settings()
     assert list(found.bots) == ["cards"]
     assert found.bots["cards"].outlets == ("screen",)

@@ -28,7 +28,7 @@ def fake() -> Iterator[FakeX]:
 
 @pytest.fixture
 def x(fake: FakeX) -> Outlet:
-    return outlets.build("x", {"x": {"api": fake.url}}, SECRETS)
+    return outlets.build_outlet("x", {"x": {"api": fake.url}}, SECRETS)
 
 
 def post(text: str = "Moss Golem: 900 ATK.", **more: Any) -> Post:
@@ -37,38 +37,40 @@ def post(text: str = "Moss Golem: 900 ATK.", **more: Any) -> Post:
 
 def test_a_post_is_signed_sent_and_found_again(x: Outlet, fake: FakeX) -> None:
     one = post("“Curly” & <odd> – 苔")
-    number = x.send(one)
+    number = x.send_post(one)
     assert fake.texts() == [one.text]
     assert number == fake.stored[0]["id"]
-    assert x.find(one) == number
+    assert x.find_post(one) == number
     assert not fake.refused
 
 
 def test_a_post_that_is_not_there_is_lost(x: Outlet, fake: FakeX) -> None:
-    x.send(post("Another one."))
-    assert x.find(post()) == LOST
+    x.send_post(post("Another one."))
+    assert x.find_post(post()) == LOST
 
 
 def test_a_wrong_secret_is_noticed_by_the_signature(fake: FakeX) -> None:
-    bad = outlets.build("x", {"x": {"api": fake.url}}, {**SECRETS, "access_token_secret": "nope"})
+    bad = outlets.build_outlet(
+        "x", {"x": {"api": fake.url}}, {**SECRETS, "access_token_secret": "nope"}
+    )
     with pytest.raises(Halt, match="401"):
-        bad.send(post())
+        bad.send_post(post())
     assert fake.refused == ["wrong signature"]
     assert not fake.stored
 
 
 def test_whoami_names_the_account(x: Outlet) -> None:
-    assert x.whoami() == "@TweepyDev"
+    assert x.account_name() == "@TweepyDev"
 
 
 def test_a_picture_goes_up_once_with_its_words(x: Outlet, fake: FakeX, tmp_path: Path) -> None:
     picture = tmp_path / 'a "strange" name.jpg'
     picture.write_bytes(b"\xff\xd8\xff" + bytes(1000))
     one = post(image=picture, alt="A golem of moss.")
-    media = x.prepare(one, "")
-    assert x.prepare(one, media) == media
+    media = x.prepare_post(one, "")
+    assert x.prepare_post(one, media) == media
     assert fake.media == {media: "A golem of moss."}
-    x.send(post(image=picture, media=media))
+    x.send_post(post(image=picture, media=media))
     assert fake.stored[0]["media"] == [media]
     uploads = [body for _, path, body in fake.requests if path == "/2/media/upload"]
     assert uploads == [{"bytes": 1003, "category": b"tweet_image"}]
@@ -76,15 +78,15 @@ def test_a_picture_goes_up_once_with_its_words(x: Outlet, fake: FakeX, tmp_path:
 
 def test_a_stale_picture_is_uploaded_anew(x: Outlet) -> None:
     with pytest.raises(NotSent) as told:
-        x.send(post(media="99"))
+        x.send_post(post(media="99"))
     assert told.value.fresh
 
 
 def test_a_duplicate_that_is_this_very_post_counts_as_sent(x: Outlet, fake: FakeX) -> None:
     fake.will(Event("service_unavailable", stored=True))  # X lied: it had taken the post
     with pytest.raises(NotSent):
-        x.send(post())
-    assert x.send(post(attempt=2)) == fake.stored[0]["id"]
+        x.send_post(post())
+    assert x.send_post(post(attempt=2)) == fake.stored[0]["id"]
     assert len(fake.stored) == 1
 
 
@@ -92,7 +94,7 @@ def test_a_duplicate_of_an_old_post_is_rejected(x: Outlet, fake: FakeX) -> None:
     fake._keep(post().text, [])
     fake.stored[0]["created_at"] = "2020-01-01T00:00:00.000Z"
     with pytest.raises(Rejected, match="same text before"):
-        x.send(post())
+        x.send_post(post())
 
 
 @pytest.mark.parametrize(
@@ -116,25 +118,25 @@ def test_each_failure_has_one_meaning(
     monkeypatch.setattr(module, "READ", 0.3)
     fake.will(event)
     with pytest.raises(meaning):
-        x.send(post())
+        x.send_post(post())
 
 
 def test_nothing_listening_means_not_sent(fake: FakeX) -> None:
     fake.close()
-    gone = outlets.build("x", {"x": {"api": fake.url}}, SECRETS)
+    gone = outlets.build_outlet("x", {"x": {"api": fake.url}}, SECRETS)
     with pytest.raises(NotSent):
-        gone.send(post())
+        gone.send_post(post())
 
 
 def test_a_name_that_does_not_resolve_means_not_sent() -> None:
-    gone = outlets.build("x", {"x": {"api": "http://nobody.invalid:1"}}, SECRETS)
+    gone = outlets.build_outlet("x", {"x": {"api": "http://nobody.invalid:1"}}, SECRETS)
     with pytest.raises(NotSent):
-        gone.send(post())
+        gone.send_post(post())
 
 
 def test_too_long_a_text_is_rejected_and_not_tried_again(x: Outlet) -> None:
     with pytest.raises(Rejected, match="too long"):
-        x.send(post("苔" * 141))
+        x.send_post(post("苔" * 141))
 
 
 def test_a_rate_limit_waits_for_the_latest_reset(x: Outlet, fake: FakeX) -> None:
@@ -151,7 +153,7 @@ def test_a_rate_limit_waits_for_the_latest_reset(x: Outlet, fake: FakeX) -> None
         )
     )
     with pytest.raises(NotSent) as told:
-        x.send(post())
+        x.send_post(post())
     assert told.value.again == datetime.fromtimestamp(late, UTC)
 
 
@@ -164,7 +166,7 @@ def test_a_rate_limit_waits_for_the_latest_reset(x: Outlet, fake: FakeX) -> None
     ],
 )
 def test_a_link_costs_thirteen_times_as_much(x: Outlet, text: str, dollars: float) -> None:
-    assert x.price(text) == round(dollars * 1_000_000)
+    assert x.post_price(text) == round(dollars * 1_000_000)
 
 
 def recorded() -> list[dict[str, Any]]:
@@ -205,7 +207,7 @@ def test_every_recorded_answer_means_what_it_should(entry: dict[str, Any]) -> No
         {k: v.replace("<unix seconds>", reset) for k, v in entry["headers"].items()}
     )
     with pytest.raises(MEANINGS[entry["id"]]) as told:
-        module.judge(answer)
+        module.raise_x_error(answer)
     if entry["id"] == "daily_cap":
         again = getattr(told.value, "again", None)
         assert again is not None
@@ -232,7 +234,7 @@ def test_what_is_sent_is_what_the_api_describes(x: Outlet, fake: FakeX, tmp_path
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"\xff\xd8\xff")
     one = post(image=picture, alt="Words.")
-    x.send(post(media=x.prepare(one, "")))
+    x.send_post(post(media=x.prepare_post(one, "")))
     sent = {path: body for method, path, body in fake.requests if method == "POST"}
     request = schemas["CreatePostsRequest"]
     assert sent["/2/tweets"].keys() <= request["properties"].keys()

@@ -119,7 +119,7 @@ def year(
     )
     keep_x_secrets(home)
     box = Box(found, clock, quick / "ledger.sqlite")
-    switches.enable(box.ledger, "tick", True, "0 */2 * * *", clock.now)
+    switches.set_enabled(box.ledger, "tick", True, "0 */2 * * *", clock.now)
     cut_days = [days // 10, days // 3, days * 3 // 4]
     asleep, set_back = days // 2, days * 6 // 10
     for day in range(1, days + 1):
@@ -127,10 +127,10 @@ def year(
             box.power_cut(timedelta(minutes=[3, 95, 1500][cut_days.index(day)]))
         if day == asleep:
             clock.now += timedelta(days=7)  # suspended: no step is taken
-            box.daemon.plan()
+            box.daemon.schedule_jobs()
         if day == set_back:
             clock.now -= timedelta(hours=5)  # somebody set the clock
-            box.daemon.plan()
+            box.daemon.schedule_jobs()
         box.until(max(begin + day * DAY, clock.now))
     box.until(clock.now + 3 * HOUR)  # whatever was unclear is cleared up
     return box, days
@@ -140,12 +140,12 @@ def check(
     box: Box, fake: FakeX, daemon: Daemon, begin: datetime, end: datetime, tmp_path: Path
 ) -> Counter[str]:
     """Every slot has one row and a final state, and what is called sent is there once."""
-    with box.ledger.read() as connection:
+    with box.ledger.read_transaction() as connection:
         rows = connection.execute(select(runs).order_by(runs.c.slot)).all()
         posts = connection.execute(select(outbox)).all()
-    for name, schedule in daemon.desk.schedules.items():
+    for name, schedule in daemon.drafter.schedules.items():
         mine = {row.slot: row.state for row in rows if row.bot == name}
-        expected = set(schedule.between(begin, end))
+        expected = set(schedule.slots_between(begin, end))
         assert expected <= mine.keys(), (
             f"{name}: {sorted(expected - mine.keys())[:5]} are unaccounted for"
         )

@@ -77,7 +77,7 @@ def digest(context: Context) -> Draft | None:
             cache.close()
 
 
-@bots.delivered(digest)
+@bots.on_delivery(digest)
 def mark_delivered(delivery: Delivery) -> None:
     """Take the articles of a confirmed post off the list."""
     with ReadingList.at_home() as reading:
@@ -100,7 +100,7 @@ def _draft(
     waiting = held or (_waiting(context, options, reading) if count > 0 else [])
     if not waiting:
         return None
-    context.model()  # without a model nothing is the article's fault
+    context.model_client()  # without a model nothing is the article's fault
     blocks: list[_Block] = []
     passed_over: list[str] = []
     for item in waiting:
@@ -112,7 +112,7 @@ def _draft(
             raise
         except RigError as error:
             passing = not isinstance(error, Unreadable) or error.reason in PASSING
-            context.say(f"{context.name}: {item.url}: {error.message}")
+            context.tell_operator(f"{context.name}: {item.url}: {error.message}")
             passed_over.append(error.message)
             if not context.preview:
                 reading.mark_failed(item.url, error.message, passing=passing)
@@ -144,7 +144,7 @@ def _waiting(context: Context, options: DigestOptions, reading: ReadingList) -> 
         try:
             found = feeds.fetch_entries(url, allow_private=options.allow_private)
         except Unreadable as error:  # it may answer the next time
-            context.say(f"{context.name}: {error.message}")
+            context.tell_operator(f"{context.name}: {error.message}")
             continue
         fresh = [entry for entry in found if not entry.published or entry.published >= oldest]
         for at, entry in enumerate(sorted(fresh, key=lambda entry: -entry.published)):
@@ -186,9 +186,9 @@ def _block(
     article = source.read_article(
         item.url, cache, browser=options.browser, allow_private=options.allow_private
     )
-    found = summarise(article, wish, context.model, cache)
+    found = summarise(article, wish, context.model_client, cache)
     for note in found["unfounded"]["quotes"] + found["unfounded"]["figures"]:
-        context.say(
+        context.tell_operator(
             f"{context.name}: {item.url}: the summary has “{note}”, which the text has not."
         )
     own_words = _own_words(article.text)
@@ -199,14 +199,14 @@ def _block(
         return "\n".join(filter(None, [title, body, link]))
 
     def fits(text: str) -> bool:
-        return context.room("\n\n".join([*(one.text for one in before), text])) >= 0
+        return context.room_left("\n\n".join([*(one.text for one in before), text])) >= 0
 
-    titles = [""] if context.faults(title or " ", own_words=own_words) else [title, ""]
+    titles = [""] if context.find_faults(title or " ", own_words=own_words) else [title, ""]
     bodies = shorter_summaries(found["summary"], lines=options.bullets)
     for body, head in ((body, head) for body in bodies for head in titles):
         if not fits(block(head, body)):
             continue
-        wrong = context.faults(body, own_words=own_words) or context.faults(
+        wrong = context.find_faults(body, own_words=own_words) or context.find_faults(
             block(head, body), links=options.link, own_words=f"{own_words} {item.url}"
         )
         if wrong:

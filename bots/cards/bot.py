@@ -15,9 +15,9 @@ from typing import Literal
 from bots.bot import Context, Draft, Skip, bots
 from bots.cards import images
 from bots.cards.card import Card
-from bots.cards.database import Database, Pool, place
+from bots.cards.database import CardDatabase, CardPool, database_path
 from bots.cards.fact_check import card_faults
-from bots.cards.template import alt_text, template
+from bots.cards.template import alt_text, template_post
 from rig.errors import RigError
 from rig.prompts import CARD_SCHEMA, card_messages, card_retry
 from rig.server.client import ContextOverflow, RequestRefused
@@ -29,7 +29,7 @@ class CardOptions(FrozenModel):
 
     source: Literal["ygoprodeck", "samples"] = "ygoprodeck"
     """The local copy of the YGOPRODeck database, or the invented cards that come with rig."""
-    pool: Pool = Pool()
+    pool: CardPool = CardPool()
     card: str = ""
     """Always this card, by its name; for previews."""
     attempts: int = 4
@@ -50,33 +50,35 @@ def cards(context: Context) -> Draft | None:
     )
     with _database(options, context) as database:
         if options.card:
-            card = database.named(options.card)
+            card = database.card_by_name(options.card)
         else:
-            card = database.card(context.shown().draw(database.pool(options.pool)))
+            card = database.card_by_id(
+                context.shuffled_deck().draw(database.pool_ids(options.pool))
+            )
 
         def faults(post: str) -> list[str]:
-            return card_faults(post, card, database.known) + context.faults(
+            return card_faults(post, card, database.known_names) + context.find_faults(
                 post, own_words=card.own_words()
             )
 
-        draft = compose(context, card, options, faults)
+        draft = generate_post(context, card, options, faults)
     if options.images and card.image and context.live:
-        return images.attach(draft, card, alt_text(card))
+        return images.attach_picture(draft, card, alt_text(card))
     return draft
 
 
-def compose(
+def generate_post(
     context: Context, card: Card, options: CardOptions, faults: Callable[[str], list[str]]
 ) -> Draft:
     """Ask until a post has no `faults`; every refusal and its reason stand in the draft."""
     reasons: list[str] = []
-    facts = card.facts()
+    facts = card.to_facts()
     asked = 0
     messages = base = card_messages(facts)
     while asked < options.attempts:
         asked += 1
         try:
-            answer = context.ask(
+            answer = context.ask_model(
                 messages,
                 schema=CARD_SCHEMA,
                 temperature=options.temperature,
@@ -92,14 +94,14 @@ def compose(
         except RigError as error:
             reasons.append(error.message)
             break
-        post, wrong = read(answer.text, answer.finish)
+        post, wrong = parse_post(answer.text, answer.finish)
         wrong = wrong or faults(post)
         if not wrong:
             return _made(card, post, "model", asked, reasons)
         reasons.append(wrong[0])
         messages = [*base, *card_retry(post or answer.text[:400], " ".join(wrong[:2]))]
     if options.fallback == "template":
-        post = template(card, lambda text: context.room(text) >= 0)
+        post = template_post(card, lambda text: context.room_left(text) >= 0)
         wrong = faults(post)
         if not wrong:
             return _made(card, post, "template", asked, reasons)
@@ -107,12 +109,12 @@ def compose(
     raise Skip(f"No post about {card.name!r} passed: {' | '.join(reasons)}")
 
 
-def read(text: str, finish: str | None) -> tuple[str, list[str]]:
+def parse_post(text: str, finish: str | None) -> tuple[str, list[str]]:
     """The post out of the model's JSON, or why there is none.
 
-    >>> read('{"post": "Moss Golem wakes."}', "stop")
+    >>> parse_post('{"post": "Moss Golem wakes."}', "stop")
     ('Moss Golem wakes.', [])
-    >>> read('Moss Golem wakes.', "stop")
+    >>> parse_post('Moss Golem wakes.', "stop")
     ('', ['The answer is not valid JSON.'])
     """
     if finish == "length":
@@ -139,30 +141,30 @@ def _made(card: Card, post: str, source: str, asked: int, reasons: list[str]) ->
     )
 
 
-def _database(options: CardOptions, context: Context) -> AbstractContextManager[Database]:
+def _database(options: CardOptions, context: Context) -> AbstractContextManager[CardDatabase]:
     """The copy, kept fresh by a live bot; a preview without one shows invented cards."""
     if options.source == "samples":
-        return Database.samples()
+        return CardDatabase.open_samples()
     if context.live:
         _refresh(context)
-    elif not place().is_file():
-        context.say(
+    elif not database_path().is_file():
+        context.tell_operator(
             "There is no copy of the cards yet, so these are invented ones: "
             "`rig bot refresh` fetches the real."
         )
-        return Database.samples()
-    return Database.stored()
+        return CardDatabase.open_samples()
+    return CardDatabase.open_copy()
 
 
 def _refresh(context: Context) -> None:
     """Once a day, ask whether there are newer cards; without an answer the old copy serves on."""
-    from bots.cards.refresh import due, refresh
+    from bots.cards.refresh import refresh_cards, refresh_due
 
-    if place().is_file() and not due(context.now):
+    if database_path().is_file() and not refresh_due(context.now):
         return
     try:
-        context.say(refresh(now=context.now))
+        context.tell_operator(refresh_cards(now=context.now))
     except RigError as error:
-        if not place().is_file():
+        if not database_path().is_file():
             raise
-        context.say(error.message)
+        context.tell_operator(error.message)

@@ -41,10 +41,10 @@ class Card:
     image: str = ""
     """Address of the full picture."""
 
-    def facts(self) -> dict[str, str]:
+    def to_facts(self) -> dict[str, str]:
         """What the model is given, in the order that the toy model was taught.
 
-        >>> Card(1, "Moss Golem", "Normal Monster", attack=900, defence=-1).facts()
+        >>> Card(1, "Moss Golem", "Normal Monster", attack=900, defence=-1).to_facts()
         {'Name': 'Moss Golem', 'Card': 'Normal Monster', 'ATK': '900', 'DEF': '?'}
         """
         found = {
@@ -62,7 +62,7 @@ class Card:
 
     def own_words(self) -> str:
         """Everything that stands on the card, in one line."""
-        return " ".join(self.facts().values())
+        return " ".join(self.to_facts().values())
 
     def to_json(self) -> str:
         """As the local copy keeps it."""

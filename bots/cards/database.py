@@ -31,7 +31,7 @@ CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
 
-class Pool(FrozenModel):
+class CardPool(FrozenModel):
     """The table `pool` of the card bot's options: which cards are in the deck; empty means all."""
 
     format: str = ""
@@ -46,17 +46,17 @@ class Pool(FrozenModel):
     archetypes: tuple[str, ...] = ()
 
 
-class Database:
-    """An open copy; made by `stored`, `samples` or `imported`."""
+class CardDatabase:
+    """An open copy; made by `open_copy` or `open_samples`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
 
     @classmethod
     @contextmanager
-    def stored(cls, path: Path | None = None) -> Iterator[Database]:
+    def open_copy(cls, path: Path | None = None) -> Iterator[CardDatabase]:
         """Open the local copy for reading."""
-        path = path or place()
+        path = path or database_path()
         if not path.is_file():
             raise RigError(
                 f"There is no copy of the cards at {path}: fetch one with `rig bot refresh`."
@@ -66,28 +66,28 @@ class Database:
 
     @classmethod
     @contextmanager
-    def samples(cls) -> Iterator[Database]:
+    def open_samples(cls) -> Iterator[CardDatabase]:
         """The invented cards that come with rig."""
         text = resources.files("bots.samples").joinpath("cards.json").read_text("utf-8")
         with closing(sqlite3.connect(":memory:")) as connection:
-            fill(connection, json.loads(text)["data"], {"source": "samples"})
+            fill_database(connection, json.loads(text)["data"], {"source": "samples"})
             yield cls(connection)
 
-    def about(self) -> dict[str, str]:
+    def copy_info(self) -> dict[str, str]:
         """Where the copy is from: `source`, `version`, `fetched` (UTC)."""
         return dict(self._db.execute("SELECT key, value FROM about"))
 
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM cards").fetchone()[0])
 
-    def card(self, number: int | str) -> Card:
+    def card_by_id(self, number: int | str) -> Card:
         """The card of this number."""
         row = self._db.execute("SELECT card FROM cards WHERE id = ?", (int(number),)).fetchone()
         if row is None:
             raise RigError(f"The copy of the cards has no number {number}.")
         return Card.from_json(row[0])
 
-    def named(self, name: str) -> Card:
+    def card_by_name(self, name: str) -> Card:
         """The card of this name, in any case; a miss names the nearest."""
         row = self._db.execute("SELECT card FROM cards WHERE lower = ?", (name.lower(),)).fetchone()
         if row is None:
@@ -100,7 +100,7 @@ class Database:
             raise WrongUse(f"There is no card {name!r} in the copy; {near}")
         return Card.from_json(row[0])
 
-    def known(self, phrases: Iterable[str]) -> list[str]:
+    def known_names(self, phrases: Iterable[str]) -> list[str]:
         """Those of `phrases` (lower case) that are names of cards."""
         wanted = list(phrases)
         found: list[str] = []
@@ -115,7 +115,7 @@ class Database:
             ]
         return found
 
-    def pool(self, pool: Pool) -> list[str]:
+    def pool_ids(self, pool: CardPool) -> list[str]:
         """The numbers of all cards in `pool`, as text, in order."""
         where, values = ["1"], list[Any]()
         for label, wanted in (("set", pool.sets), ("format", [pool.format] if pool.format else [])):
@@ -143,7 +143,7 @@ class Database:
             raise WrongUse(self._empty(pool))
         return found
 
-    def _empty(self, pool: Pool) -> str:
+    def _empty(self, pool: CardPool) -> str:
         dated = self._db.execute("SELECT 1 FROM cards WHERE date != ''").fetchone()
         if (pool.after or pool.before or pool.format) and not dated:
             return "This copy of the cards has neither dates nor formats: fetch another (`rig bot refresh`)."
@@ -160,23 +160,23 @@ class Database:
         return "No card is in this pool: widen [bots.NAME.options.pool] in rig.toml."
 
 
-def place() -> Path:
+def database_path() -> Path:
     """Where the local copy lies."""
     return paths.data_dir() / "cards" / "cards.sqlite"
 
 
-def store(
+def replace_copy(
     entries: Iterable[Mapping[str, Any]], about: Mapping[str, str], path: Path | None = None
 ) -> int:
     """Replace the local copy by `entries` of the API; return how many cards it has now."""
     with (
-        atomic_file(path or place()) as temporary,
+        atomic_file(path or database_path()) as temporary,
         closing(sqlite3.connect(temporary)) as connection,
     ):
-        return fill(connection, entries, about)
+        return fill_database(connection, entries, about)
 
 
-def fill(
+def fill_database(
     connection: sqlite3.Connection, entries: Iterable[Mapping[str, Any]], about: Mapping[str, str]
 ) -> int:
     """Write `entries` into an empty database; a second entry of a name (another picture) is left out."""

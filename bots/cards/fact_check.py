@@ -77,7 +77,7 @@ def card_faults(
             return ["The name of the card is not written exactly as given."]
         return ["The post does not contain the card's name."]
     said = text.replace(name, " ")  # what is said beside the name
-    facts = " ".join(card.facts().values()).translate(CURLY)
+    facts = " ".join(card.to_facts().values()).translate(CURLY)
     return [
         *_figures(said, card, facts),
         *_kinds(said, card, facts),

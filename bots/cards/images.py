@@ -9,7 +9,7 @@ import httpx
 
 from bots.bot import Draft
 from bots.cards.card import Card
-from bots.cards.database import place
+from bots.cards.database import database_path
 from bots.cards.refresh import AGENT
 from rig.atomic import write_bytes
 
@@ -17,17 +17,17 @@ LARGEST = 5_000_000
 """Bytes: X takes no larger picture."""
 
 
-def attach(draft: Draft, card: Card, alt: str) -> Draft:
+def attach_picture(draft: Draft, card: Card, alt: str) -> Draft:
     """The draft with the card's picture; without it when the picture cannot be had, and the draft says so."""
     try:
-        return replace(draft, image=picture(card), alt=alt)
+        return replace(draft, image=fetch_picture(card), alt=alt)
     except (httpx.HTTPError, ValueError) as error:
         return replace(draft, reasons=(*draft.reasons, f"No picture: {error}"))
 
 
-def picture(card: Card) -> Path:
+def fetch_picture(card: Card) -> Path:
     """The file with the card's picture, fetched if it was never fetched before."""
-    path = place().parent / "pictures" / f"{card.id}.jpg"
+    path = database_path().parent / "pictures" / f"{card.id}.jpg"
     if not path.is_file():
         with httpx.Client(timeout=30.0, headers={"User-Agent": AGENT}) as client:
             response = client.get(card.image)

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from bots.cards.database import Database, place, store
+from bots.cards.database import CardDatabase, database_path, replace_copy
 from rig.atomic import write_text
 from rig.errors import RigError
 
@@ -27,7 +27,7 @@ ASK_EVERY = timedelta(days=1)
 BAN = timedelta(hours=1)
 
 
-def refresh(api: str = API, *, force: bool = False, now: datetime | None = None) -> str:
+def refresh_cards(api: str = API, *, force: bool = False, now: datetime | None = None) -> str:
     """Bring the local copy up to date and say what was done; RigError when it could not be."""
     now = now or datetime.now(UTC)
     asked = _last_asked()
@@ -45,7 +45,7 @@ def refresh(api: str = API, *, force: bool = False, now: datetime | None = None)
                 _note(now, failed=False)
                 return f"The copy of the cards is the newest ({version})."
             about = {"source": api, "version": version, "fetched": now.isoformat()}
-            count = store(_entries(client), about)
+            count = replace_copy(_entries(client), about)
     except (httpx.HTTPError, KeyError, ValueError) as error:
         _note(now, failed=True)
         raise RigError(f"The card database at {api} could not be read: {error}") from error
@@ -53,7 +53,7 @@ def refresh(api: str = API, *, force: bool = False, now: datetime | None = None)
     return f"{count} cards, version {version}."
 
 
-def due(now: datetime) -> bool:
+def refresh_due(now: datetime) -> bool:
     """Whether it is time to ask for the version: once a day, an hour after a failure."""
     asked = _last_asked()
     if not asked:
@@ -82,14 +82,14 @@ def _entries(client: httpx.Client) -> Iterator[dict[str, Any]]:
 
 
 def _copy() -> dict[str, str]:
-    if not place().is_file():
+    if not database_path().is_file():
         return {}
-    with Database.stored() as database:
-        return database.about()
+    with CardDatabase.open_copy() as database:
+        return database.copy_info()
 
 
 def _last_asked() -> dict[str, Any]:
-    path = place().with_name("asked.json")
+    path = database_path().with_name("asked.json")
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except (FileNotFoundError, ValueError):
@@ -97,5 +97,5 @@ def _last_asked() -> dict[str, Any]:
 
 
 def _note(now: datetime, *, failed: bool) -> None:
-    path = place().with_name("asked.json")
+    path = database_path().with_name("asked.json")
     write_text(path, json.dumps({"at": now.isoformat(), "failed": failed}))

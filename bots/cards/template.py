@@ -15,10 +15,10 @@ OPENERS = (
 )
 
 
-def template(card: Card, fits: Callable[[str], bool]) -> str:
+def template_post(card: Card, fits: Callable[[str], bool]) -> str:
     """A post of the facts; the card's own words are quoted as far as they fit, whole sentences only.
 
-    >>> template(Card(1, "Moss Golem", "Normal Monster", attack=900, defence=2100), lambda text: True)
+    >>> template_post(Card(1, "Moss Golem", "Normal Monster", attack=900, defence=2100), lambda text: True)
     'On the table today: Moss Golem. Normal Monster, ATK 900, DEF 2100.'
     """
     opener = OPENERS[card.id % len(OPENERS)].format(card.name)
@@ -41,7 +41,7 @@ def alt_text(card: Card) -> str:
 
 
 def _figures(card: Card) -> list[str]:
-    facts = card.facts()
+    facts = card.to_facts()
     found = [facts.get("Card", ""), facts.get("Attribute", ""), facts.get("Type", "")]
     found += [
         f"{key} {facts[key]}"

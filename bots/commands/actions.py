@@ -18,12 +18,12 @@ from bots.outlets.base import Halt, Outlet
 from rig.errors import RigError, WrongUse, suggest_name
 
 
-def enable(name: str) -> list[str]:
+def enable_bot(name: str) -> list[str]:
     """Enable a bot; what would keep it from speaking is an error now and not in two hours."""
-    everything = settings.read()
-    mine = settings.find(everything, name)
+    everything = settings.read_settings()
+    mine = settings.find_bot_settings(everything, name)
     bots.find_function(mine.run or name)
-    places = [outlets.build(outlet, everything.outlets) for outlet in mine.outlets]
+    places = [outlets.build_outlet(outlet, everything.outlets) for outlet in mine.outlets]
     away = [outlet for outlet in places if outlet.away]
     if not away:
         raise WrongUse(
@@ -35,8 +35,8 @@ def enable(name: str) -> list[str]:
             _ = outlet.credentials
         except Halt as halt:
             raise RigError(f"{halt}.") from None
-    switches.enable(process.ledger(), name, True, mine.schedule, _now())
-    price = sum(outlet.price("") for outlet in away) / 1_000_000
+    switches.set_enabled(process.open_ledger(), name, True, mine.schedule, _now())
+    price = sum(outlet.post_price("") for outlet in away) / 1_000_000
     said = [
         f"{name} now speaks on {', '.join(o.name for o in away)}; `rig bot pause {name}` stops it."
     ]
@@ -48,79 +48,86 @@ def enable(name: str) -> list[str]:
     return said
 
 
-def disable(name: str) -> str:
+def disable_bot(name: str) -> str:
     """Disable a bot."""
-    mine = settings.find(settings.read(), name)
-    switches.enable(process.ledger(), name, False, mine.schedule, _now())
+    mine = settings.find_bot_settings(settings.read_settings(), name)
+    switches.set_enabled(process.open_ledger(), name, False, mine.schedule, _now())
     return f"{name} speaks on the screen only."
 
 
-def queue(name: str | None) -> list[dict[str, Any]]:
+def list_queue(name: str | None) -> list[dict[str, Any]]:
     """What is not final."""
-    return [review.shown(row) for row in review.queue(process.ledger(), _checked(name))]
+    return [
+        review.post_object(row) for row in review.open_posts(process.open_ledger(), _checked(name))
+    ]
 
 
-def history(name: str | None, last: int) -> list[dict[str, Any]]:
+def list_history(name: str | None, last: int) -> list[dict[str, Any]]:
     """What became of the latest drafts."""
-    return [review.shown(row) for row in review.sent(process.ledger(), _checked(name), last)]
+    return [
+        review.post_object(row)
+        for row in review.latest_posts(process.open_ledger(), _checked(name), last)
+    ]
 
 
-def approve(number: int) -> str:
+def approve_post(number: int) -> str:
     """Let a draft go out."""
-    review.approve(process.ledger(), number, _now())
-    running = "" if process.other() else " No daemon runs on this box: `rig daemon run`."
+    review.approve_draft(process.open_ledger(), number, _now())
+    running = "" if process.running_daemon() else " No daemon runs on this box: `rig daemon run`."
     return f"Post {number} goes out at the daemon's next look.{running}"
 
 
-def reject(number: int, reason: str) -> str:
+def reject_post(number: int, reason: str) -> str:
     """Leave a draft out."""
-    review.reject(process.ledger(), number, reason, _now())
+    review.reject_draft(process.open_ledger(), number, reason, _now())
     return f"Post {number} is left out."
 
 
-def text(number: int) -> str:
+def post_text(number: int) -> str:
     """The text of a draft, for an editor."""
-    return str(review.one(process.ledger(), number).text)
+    return str(review.find_post(process.open_ledger(), number).text)
 
 
-def edit(number: int, new: str) -> str:
+def edit_post(number: int, new: str) -> str:
     """Change a draft; the new text passes the same checks, and every outlet's own."""
-    ledger, everything = process.ledger(), settings.read()
-    row = review.one(ledger, number)
-    mine = settings.find(everything, row.bot)
-    wrong = moderation.faults(new, links=row.links, blocked=mine.blocked, own_words=row.own_words)
+    ledger, everything = process.open_ledger(), settings.read_settings()
+    row = review.find_post(ledger, number)
+    mine = settings.find_bot_settings(everything, row.bot)
+    wrong = moderation.find_faults(
+        new, links=row.links, blocked=mine.blocked, own_words=row.own_words
+    )
     names = {row.outlet, *mine.outlets} & {*everything.outlets, *outlets.KINDS}
     wrong += [
         fault
         for name in sorted(names)
-        for fault in outlets.build(name, everything.outlets).faults(new)
+        for fault in outlets.build_outlet(name, everything.outlets).text_faults(new)
     ]
-    others = [said for said in outbox.earlier(ledger, row.bot, 500) if said != row.text]
-    wrong = wrong or moderation.repeated(new, others)
+    others = [said for said in outbox.earlier_texts(ledger, row.bot, 500) if said != row.text]
+    wrong = wrong or moderation.repetition_faults(new, others)
     if wrong:
         raise WrongUse(" ".join(wrong))
-    review.edit(ledger, number, new, _now())
+    review.edit_draft(ledger, number, new, _now())
     return f"Post {number} has its new text; `rig bot approve {number}` lets it go out."
 
 
-def resolve(number: int, arrived: bool) -> str:
+def resolve_post(number: int, arrived: bool) -> str:
     """Say what became of an unclear post."""
-    review.resolve(process.ledger(), number, arrived, _now())
+    review.settle_unclear(process.open_ledger(), number, arrived, _now())
     return f"Post {number} counts as {'sent' if arrived else 'left out'}."
 
 
-def pause(name: str | None, outlet: str | None, everything: bool, reason: str) -> str:
+def pause_posts(name: str | None, outlet: str | None, everything: bool, reason: str) -> str:
     """Stop a bot, an outlet, or everything."""
     scope = _scope(name, outlet, everything)
-    switches.off(process.ledger(), scope, reason, _now())
+    switches.stop_scope(process.open_ledger(), scope, reason, _now())
     return f"{scope} is stopped: nothing more goes out."
 
 
-def resume(name: str | None, outlet: str | None, everything: bool) -> str:
+def resume_posts(name: str | None, outlet: str | None, everything: bool) -> str:
     """Let it go on."""
     scope = _scope(name, outlet, everything)
-    if not switches.on(process.ledger(), scope):
-        stopped = switches.stopped(process.ledger())
+    if not switches.resume_scope(process.open_ledger(), scope):
+        stopped = switches.stopped_scopes(process.open_ledger())
         raise WrongUse(
             f"{scope} was not stopped; "
             + (f"stopped: {', '.join(stopped)}." if stopped else "nothing is.")
@@ -128,16 +135,16 @@ def resume(name: str | None, outlet: str | None, everything: bool) -> str:
     return f"{scope} goes on."
 
 
-def refresh(path: str | None, force: bool) -> str:
+def refresh_cards(path: str | None, force: bool) -> str:
     """Fetch the cards, or take them from a saved answer of the API."""
     from bots.cards import database, refresh
 
     if path is None:
-        return refresh.refresh(force=force)
+        return refresh.refresh_cards(force=force)
     try:
         entries = json.loads(Path(path).read_text("utf-8"))["data"]
         about = {"source": path, "version": "", "fetched": _now().isoformat()}
-        return f"{database.store(entries, about)} cards from {path}."
+        return f"{database.replace_copy(entries, about)} cards from {path}."
     except FileNotFoundError:
         raise WrongUse(f"There is no file {path}.") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -146,21 +153,23 @@ def refresh(path: str | None, force: bool) -> str:
         ) from error
 
 
-def jobs() -> list[dict[str, Any]]:
+def list_jobs() -> list[dict[str, Any]]:
     """Every bot: when it speaks next, where, and what came of its last slot."""
-    everything, ledger, now = settings.read(), process.ledger(), _now()
-    stopped = switches.stopped(ledger)
+    everything, ledger, now = settings.read_settings(), process.open_ledger(), _now()
+    stopped = switches.stopped_scopes(ledger)
     found = []
     for name, mine in everything.bots.items():
-        schedule, about = mine.slots(name), slots.overview(ledger, name)
+        schedule, about = mine.make_schedule(name), slots.bot_overview(ledger, name)
         last, sendings = about["last"], []
         if last is not None:
-            sendings = [row for row in review.sent(ledger, name, 20) if row.slot == last.slot]
+            sendings = [
+                row for row in review.latest_posts(ledger, name, 20) if row.slot == last.slot
+            ]
         found.append(
             {
                 "bot": name,
                 "schedule": mine.schedule,
-                "next": schedule.due(schedule.next(now)).isoformat(timespec="seconds"),
+                "next": schedule.due_time(schedule.next_slot(now)).isoformat(timespec="seconds"),
                 "outlets": list(mine.outlets),
                 "enabled": about["enabled"],
                 "approval": mine.approval,
@@ -179,48 +188,50 @@ def jobs() -> list[dict[str, Any]]:
     return found
 
 
-def outlet(name: str) -> Outlet:
+def configured_outlet(name: str) -> Outlet:
     """The outlet of this name, as rig.toml has it."""
-    return outlets.build(name, settings.read().outlets)
+    return outlets.build_outlet(name, settings.read_settings().outlets)
 
 
-def stored(name: str, values: dict[str, str]) -> str:
+def store_credentials(name: str, values: dict[str, str]) -> str:
     """Test secrets at the platform, then keep them; the account's name is all that is shown."""
-    from bots.redact import redact, remember
+    from bots.redact import redact_secrets, remember_secrets
 
-    remember(values.values())
-    built = outlets.build(name, settings.read().outlets, values)
+    remember_secrets(values.values())
+    built = outlets.build_outlet(name, settings.read_settings().outlets, values)
     account = _tested(built)
-    path = credentials.save(name, values)
-    switches.on(process.ledger(), f"outlet:{name}")
-    return redact(f"{name} works as {account}. Kept in {path}, which only you can read.")
+    path = credentials.save_credentials(name, values)
+    switches.resume_scope(process.open_ledger(), f"outlet:{name}")
+    return redact_secrets(f"{name} works as {account}. Kept in {path}, which only you can read.")
 
 
-def stored_database(url: str) -> str:
+def store_database_url(url: str) -> str:
     """Keep the address of the ledger, password and all, after it was opened once."""
     from bots.ledger.store import Ledger
-    from bots.redact import remember
+    from bots.redact import remember_secrets
 
-    remember([url])
+    remember_secrets([url])
     Ledger.open(url).close()
-    path = credentials.save("database", {"url": url})
+    path = credentials.save_credentials("database", {"url": url})
     return f"The ledger can be opened. Its address is kept in {path}, which only you can read."
 
 
-def check(name: str) -> str:
+def check_credentials(name: str) -> str:
     """Test the secrets that are there."""
-    built = outlet(name)
-    _, where = credentials.find(name, built.secrets)
+    built = configured_outlet(name)
+    _, where = credentials.find_credentials(name, built.secrets)
     return f"{name} works as {_tested(built)} (from {where or 'nowhere: it needs no secrets'})."
 
 
 def _tested(built: Outlet) -> str:
-    from bots.redact import redact
+    from bots.redact import redact_secrets
 
     try:
-        return built.whoami()
+        return built.account_name()
     except Exception as error:
-        raise RigError(redact(f"{built.name} does not take these credentials: {error}")) from None
+        raise RigError(
+            redact_secrets(f"{built.name} does not take these credentials: {error}")
+        ) from None
 
 
 def _scope(name: str | None, outlet: str | None, everything: bool) -> str:
@@ -228,7 +239,7 @@ def _scope(name: str | None, outlet: str | None, everything: bool) -> str:
         raise WrongUse("Say one of BOT, --outlet OUTLET, --all.")
     if everything:
         return "all"
-    found = settings.read()
+    found = settings.read_settings()
     if outlet:
         known = {*found.outlets, *outlets.KINDS}
         if outlet not in known:
@@ -239,7 +250,7 @@ def _scope(name: str | None, outlet: str | None, everything: bool) -> str:
 
 def _checked(name: str | None) -> str | None:
     if name is not None:
-        settings.find(settings.read(), name)
+        settings.find_bot_settings(settings.read_settings(), name)
     return name
 
 

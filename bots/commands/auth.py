@@ -8,11 +8,11 @@ import sys
 import click
 
 
-@click.command()
+@click.command("auth")
 @click.argument("outlet", metavar="OUTLET")
 @click.option("--check", is_flag=True, help="Test the credentials that are there.")
 @click.option("--forget", is_flag=True, help="Remove the credentials that rig keeps.")
-def auth(outlet: str, check: bool, forget: bool) -> None:
+def auth_command(outlet: str, check: bool, forget: bool) -> None:
     """Store and test the credentials of OUTLET (x, bluesky, ... or a name of rig.toml).
 
     On a terminal they are asked for without an echo; otherwise stdin holds one JSON object of them.
@@ -23,20 +23,22 @@ def auth(outlet: str, check: bool, forget: bool) -> None:
     from bots.commands import actions
 
     if forget:
-        there = credentials.forget(outlet)
+        there = credentials.delete_credentials(outlet)
         click.echo(f"{outlet}: {'forgotten' if there else 'there was nothing to forget'}.")
         return
     if outlet == "database":
-        click.echo(actions.stored_database(_asked(outlet, {"url": "address of the ledger"})["url"]))
+        click.echo(
+            actions.store_database_url(_asked(outlet, {"url": "address of the ledger"})["url"])
+        )
         return
     if check:
-        click.echo(actions.check(outlet))
+        click.echo(actions.check_credentials(outlet))
         return
-    fields = actions.outlet(outlet).secrets
+    fields = actions.configured_outlet(outlet).secrets
     if not fields:
         click.echo(f"{outlet} needs no credentials.")
         return
-    click.echo(actions.stored(outlet, _asked(outlet, dict(fields))))
+    click.echo(actions.store_credentials(outlet, _asked(outlet, dict(fields))))
 
 
 def _asked(outlet: str, fields: dict[str, str]) -> dict[str, str]:

@@ -11,17 +11,17 @@ import click
 from rig.options import json_option, model_options, read_api_key
 
 
-@click.group()
-def bot() -> None:
+@click.group("bot")
+def bot_group() -> None:
     """Look at a bot's drafts, decide about them, switch it on and off."""
 
 
-@bot.command()
+@bot_group.command("preview")
 @click.argument("name", metavar="BOT")
 @click.option("--card", metavar="NAME", help="The card bot: draft a post about this card.")
 @model_options
 @json_option
-def preview(
+def preview_command(
     name: str,
     card: str | None,
     model: str | None,
@@ -34,9 +34,11 @@ def preview(
     Checked as a real draft would be. Works without a network: the card bot takes invented cards as
     long as there is no copy of the real ones.
     """
-    from bots.commands.preview import draft
+    from bots.commands.preview import preview_draft
 
-    shown = draft(name, {"card": card} if card else {}, model, url, read_api_key(api_key_file))
+    shown = preview_draft(
+        name, {"card": card} if card else {}, model, url, read_api_key(api_key_file)
+    )
     if as_json:
         click.echo(json.dumps(shown, ensure_ascii=False))
     elif shown["accepted"]:
@@ -52,69 +54,69 @@ def preview(
         raise SystemExit(1)
 
 
-@bot.command()
+@bot_group.command("enable")
 @click.argument("name", metavar="BOT")
-def enable(name: str) -> None:
+def enable_command(name: str) -> None:
     """Let BOT speak to the world, on all its outlets; until then it speaks on the screen."""
     from bots.commands import actions
 
-    for line in actions.enable(name):
+    for line in actions.enable_bot(name):
         click.echo(line)
 
 
-@bot.command()
+@bot_group.command("disable")
 @click.argument("name", metavar="BOT")
-def disable(name: str) -> None:
+def disable_command(name: str) -> None:
     """Take the world from BOT: from now on it speaks on the screen only."""
     from bots.commands import actions
 
-    click.echo(actions.disable(name))
+    click.echo(actions.disable_bot(name))
 
 
-@bot.command()
+@bot_group.command("queue")
 @click.argument("name", metavar="BOT", required=False)
 @json_option
-def queue(name: str | None, as_json: bool) -> None:
+def queue_command(name: str | None, as_json: bool) -> None:
     """Show what waits for a person, for its time, or for an answer."""
     from bots.commands import actions
 
-    _show(actions.queue(name), as_json, "Nothing waits.")
+    _show(actions.list_queue(name), as_json, "Nothing waits.")
 
 
-@bot.command()
+@bot_group.command("history")
 @click.argument("name", metavar="BOT", required=False)
 @click.option("--last", default=20, type=click.IntRange(1, 10_000), help="So many posts at most.")
 @json_option
-def history(name: str | None, last: int, as_json: bool) -> None:
+def history_command(name: str | None, last: int, as_json: bool) -> None:
     """Show what became of the latest drafts: text, outcome, reason, price."""
     from bots.commands import actions
 
-    _show(actions.history(name, last), as_json, "Nothing was drafted yet.")
+    _show(actions.list_history(name, last), as_json, "Nothing was drafted yet.")
 
 
-@bot.command()
+@bot_group.command("approve")
 @click.argument("number", metavar="NUMBER", type=int)
-def approve(number: int) -> None:
+def approve_command(number: int) -> None:
     """Let the draft NUMBER of the queue go out."""
     from bots.commands import actions
 
-    click.echo(actions.approve(number))
+    click.echo(actions.approve_post(number))
 
 
-@bot.command()
+@bot_group.command("reject")
 @click.argument("number", metavar="NUMBER", type=int)
 @click.option("--reason", default="rejected by a person", help="Kept in the ledger.")
-def reject(number: int, reason: str) -> None:
+def reject_command(number: int, reason: str) -> None:
     """Leave the draft NUMBER of the queue out for good."""
     from bots.commands import actions
 
-    click.echo(actions.reject(number, reason))
+    click.echo(actions.reject_post(number, reason))
 
 
-@bot.command()
+@bot_group.command("edit")
 @click.argument("number", metavar="NUMBER", type=int)
 @click.argument("text", metavar="TEXT|-", required=False)
-def edit(number: int, text: str | None) -> None:
+def edit_command(number: int, text: str | None) -> None:
     """Give the draft NUMBER another text: TEXT, `-` for stdin, or an editor on a terminal.
 
     The new text is checked like a bot's own.
@@ -125,50 +127,50 @@ def edit(number: int, text: str | None) -> None:
         stdin = sys.stdin
         if not stdin.isatty():
             raise click.UsageError("Say the new text, or `-` to read it from stdin.")
-        text = click.edit(actions.text(number))
+        text = click.edit(actions.post_text(number))
         if text is None:
             raise click.UsageError("The text was left as it is.")
     elif text == "-":
         text = sys.stdin.read()
-    click.echo(actions.edit(number, text.strip()))
+    click.echo(actions.edit_post(number, text.strip()))
 
 
-@bot.command()
+@bot_group.command("resolve")
 @click.argument("number", metavar="NUMBER", type=int)
 @click.option("--arrived/--lost", required=True, help="What you saw at the outlet.")
-def resolve(number: int, arrived: bool) -> None:
+def resolve_command(number: int, arrived: bool) -> None:
     """Say what became of the unclear post NUMBER, where no outlet can tell."""
     from bots.commands import actions
 
-    click.echo(actions.resolve(number, arrived))
+    click.echo(actions.resolve_post(number, arrived))
 
 
-@bot.command()
+@bot_group.command("pause")
 @click.argument("name", metavar="BOT", required=False)
 @click.option("--outlet", metavar="OUTLET", help="Stop an outlet for all bots instead.")
 @click.option("--all", "everything", is_flag=True, help="Stop everything at once.")
 @click.option(
     "--reason", default="paused by a person", help="Shown wherever it holds something back."
 )
-def pause(name: str | None, outlet: str | None, everything: bool, reason: str) -> None:
+def pause_command(name: str | None, outlet: str | None, everything: bool, reason: str) -> None:
     """Stop BOT before its next request goes out; works while the daemon runs, on every box."""
     from bots.commands import actions
 
-    click.echo(actions.pause(name, outlet, everything, reason))
+    click.echo(actions.pause_posts(name, outlet, everything, reason))
 
 
-@bot.command()
+@bot_group.command("resume")
 @click.argument("name", metavar="BOT", required=False)
 @click.option("--outlet", metavar="OUTLET", help="Let an outlet go on that was stopped.")
 @click.option("--all", "everything", is_flag=True, help="Let go on what --all has stopped.")
-def resume(name: str | None, outlet: str | None, everything: bool) -> None:
+def resume_command(name: str | None, outlet: str | None, everything: bool) -> None:
     """Let BOT go on. What was due meanwhile is caught up with as its `catch_up` says."""
     from bots.commands import actions
 
-    click.echo(actions.resume(name, outlet, everything))
+    click.echo(actions.resume_posts(name, outlet, everything))
 
 
-@bot.command()
+@bot_group.command("refresh")
 @click.option(
     "--from",
     "path",
@@ -178,17 +180,17 @@ def resume(name: str | None, outlet: str | None, everything: bool) -> None:
 )
 @click.option("--force", is_flag=True, help="Fetch also what seems to be up to date.")
 @json_option
-def refresh(path: str | None, force: bool, as_json: bool) -> None:
+def refresh_command(path: str | None, force: bool, as_json: bool) -> None:
     """Bring the card bot's copy of the cards up to date."""
-    from bots.cards.database import Database
+    from bots.cards.database import CardDatabase
     from bots.commands import actions
 
-    said = actions.refresh(path, force)
+    said = actions.refresh_cards(path, force)
     if not as_json:
         click.echo(said)
         return
-    with Database.stored() as database:
-        click.echo(json.dumps({"cards": len(database), **database.about()}, ensure_ascii=False))
+    with CardDatabase.open_copy() as database:
+        click.echo(json.dumps({"cards": len(database), **database.copy_info()}, ensure_ascii=False))
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:

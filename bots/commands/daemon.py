@@ -11,17 +11,17 @@ import click
 from rig.options import json_option
 
 
-@click.group()
-def daemon() -> None:
+@click.group("daemon")
+def daemon_group() -> None:
     """Run the bots of rig.toml on their schedules, for years."""
 
 
-@daemon.command()
+@daemon_group.command("run")
 @click.option(
     "--now", is_flag=True, help="Let every bot draft once at the start, as if a slot were due."
 )
 @click.option("--verbose", is_flag=True, help="Log what the daemon decides, not only what it does.")
-def run(now: bool, verbose: bool) -> None:
+def run_command(now: bool, verbose: bool) -> None:
     """Run in the foreground until SIGTERM or Ctrl-C; SIGHUP reads rig.toml again.
 
     A bot that nobody has enabled speaks on the screen only (see `rig bot enable`). Posts of the
@@ -29,19 +29,19 @@ def run(now: bool, verbose: bool) -> None:
     """
     from bots.daemon import process
 
-    done = process.run(now=now, verbose=verbose)
+    done = process.run_daemon(now=now, verbose=verbose)
     sys.stdout.flush()
     if not done:
         os._exit(0)  # a call that hangs is left behind; the ledger knows of it
 
 
-@daemon.command()
+@daemon_group.command("status")
 @json_option
-def status(as_json: bool) -> None:
+def status_command(as_json: bool) -> None:
     """Ask the running daemon how it is; exit code 1 when it is ill or none runs."""
     from bots.daemon import process
 
-    found = process.status()
+    found = process.daemon_status()
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
     else:
@@ -57,17 +57,17 @@ def status(as_json: bool) -> None:
         raise SystemExit(1)
 
 
-@daemon.command()
-def reload() -> None:
+@daemon_group.command("reload")
+def reload_command() -> None:
     """Let the running daemon read rig.toml again; a wrong one is refused and the old one stays."""
     from bots import settings
     from bots.daemon import process
 
-    settings.read()  # a mistake is shown here and not only in the log
-    click.echo(process.reload())
+    settings.read_settings()  # a mistake is shown here and not only in the log
+    click.echo(process.signal_reload())
 
 
-@daemon.command()
+@daemon_group.command("install")
 @click.option("--system", is_flag=True, help="For the whole box, started at boot (needs root).")
 @click.option(
     "--user",
@@ -78,7 +78,7 @@ def reload() -> None:
 @click.option(
     "--print", "only_print", is_flag=True, help="Write the unit to stdout and install nothing."
 )
-def install(system: bool, account: str | None, only_print: bool) -> None:
+def install_command(system: bool, account: str | None, only_print: bool) -> None:
     """Install the daemon as a systemd service that reads the rig.toml of this folder."""
     from pathlib import Path
 
@@ -86,10 +86,10 @@ def install(system: bool, account: str | None, only_print: bool) -> None:
     from bots.daemon import systemd_unit
     from rig import systemd
 
-    found = settings.read()
+    found = settings.read_settings()
     names = sorted({outlet for bot in found.bots.values() for outlet in bot.outlets})
     stop = found.daemon.stop_within.total_seconds()
-    text = systemd_unit.text(Path.cwd(), names, stop, system=system, user=account)
+    text = systemd_unit.unit_text(Path.cwd(), names, stop, system=system, user=account)
     if only_print:
         click.echo(text, nl=False)
         return
@@ -100,9 +100,9 @@ def install(system: bool, account: str | None, only_print: bool) -> None:
     click.echo(f"{path} is installed and runs; `rig daemon status` asks it how it is.")
 
 
-@daemon.command()
+@daemon_group.command("uninstall")
 @click.option("--system", is_flag=True, help="The one for the whole box (needs root).")
-def uninstall(system: bool) -> None:
+def uninstall_command(system: bool) -> None:
     """Stop the service and remove its unit; the ledger and the credentials stay."""
     from bots.daemon import systemd_unit
     from rig import systemd

@@ -9,13 +9,13 @@ import click
 from rig.options import json_option
 
 
-@click.command()
+@click.command("jobs")
 @json_option
-def jobs(as_json: bool) -> None:
+def jobs_command(as_json: bool) -> None:
     """Show every bot: its next and last run, and what came of it."""
     from bots.commands import actions
 
-    rows = actions.jobs()
+    rows = actions.list_jobs()
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False))
         return

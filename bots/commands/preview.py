@@ -13,21 +13,21 @@ from bots.outlets.x_length import weighted_length
 from rig.server.connect import connect_model
 
 
-def draft(
+def preview_draft(
     name: str, options: Mapping[str, Any], model: str | None, url: str | None, key: str | None
 ) -> dict[str, Any]:
     """Draft one post of the bot `name`, with `options` over its own; see `rig bot preview --json`."""
-    everything = settings.read()
-    mine = settings.find(everything, name)
+    everything = settings.read_settings()
+    mine = settings.find_bot_settings(everything, name)
     now = datetime.now(UTC).replace(microsecond=0)
     context = SlotContext(
         name=name,
         settings=mine,
         slot=now,
         now=now,
-        outlets=[outlets.build(outlet, everything.outlets) for outlet in mine.outlets],
+        outlets=[outlets.build_outlet(outlet, everything.outlets) for outlet in mine.outlets],
         connect=lambda limit: connect_model(url, model, api_key=key, priority="bot", timeout=limit),
-        limit=everything.daemon.draft_limit,
+        time_limit=everything.daemon.draft_limit,
         preview=True,
         extra=options,
     )
@@ -50,7 +50,7 @@ def draft(
         context.close()
     if made is None:
         return shown | {"reasons": ["The bot has nothing to say."]}
-    faults = context.faults(made.text, links=made.links, own_words=made.own_words)
+    faults = context.find_faults(made.text, links=made.links, own_words=made.own_words)
     return shown | {
         "accepted": not faults,
         "post": made.text,

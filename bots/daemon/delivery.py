@@ -20,12 +20,12 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from bots.bot import Bot, Delivery
-from bots.daemon.limits import over_cap, quiet, quiet_until
+from bots.daemon.limits import cap_reason, in_quiet_hours, quiet_hours_end
 from bots.ledger import outbox, switches
 from bots.ledger.store import Ledger
 from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
 from bots.settings import BotSettings, DaemonSettings
-from bots.timeout import Overdue, within
+from bots.timeout import CallTimeout, call_with_timeout
 
 log = logging.getLogger("rig.bots")
 
@@ -38,11 +38,11 @@ GIVE_UP = timedelta(days=1)
 
 
 @dataclass
-class Mail:
+class Deliverer:
     """Everything the delivery needs; one for each daemon."""
 
     ledger: Ledger
-    me: str
+    daemon_id: str
     daemon: DaemonSettings
     bots: Mapping[str, BotSettings]
     outlets: Mapping[str, Outlet]
@@ -52,10 +52,10 @@ class Mail:
     """Rows that are being sent at this moment."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def deliver(self, bot: str | None = None) -> int:
+    def deliver_due(self, bot: str | None = None) -> int:
         """Send every row whose time has come; return how many were tried."""
         names = [bot] if bot else list(self.bots)
-        rows = outbox.due(self.ledger, names, self.clock())
+        rows = outbox.due_rows(self.ledger, names, self.clock())
         return sum(self._one(row) for row in rows)
 
     def clear_up(self) -> None:
@@ -63,26 +63,26 @@ class Mail:
         now = self.clock()
         with self.lock:
             busy = set(self.busy)
-        outbox.expire(self.ledger, list(self.bots), now)
-        outbox.cut_off(self.ledger, self.me, busy, now, self.daemon.lease)
+        outbox.expire_drafts(self.ledger, list(self.bots), now)
+        outbox.mark_cut_off(self.ledger, self.daemon_id, busy, now, self.daemon.lease)
         lend = self.daemon.call_limit * 2
-        for row in outbox.unclear(self.ledger, list(self.bots), self.me, now, lend):
+        for row in outbox.borrow_unclear(self.ledger, list(self.bots), self.daemon_id, now, lend):
             self._look_for(row)
-        for row in outbox.untold(self.ledger, list(self.bots)):
+        for row in outbox.untold_rows(self.ledger, list(self.bots)):
             self._tell(row)
 
     def _one(self, row: Row[Any]) -> int:
         now = self.clock()
         settings, outlet = self.bots[row.bot], self.outlets.get(row.outlet)
         if outlet is None:
-            outbox.drop(self.ledger, row.id, now, f"there is no outlet {row.outlet!r} any more")
+            outbox.drop_row(self.ledger, row.id, now, f"there is no outlet {row.outlet!r} any more")
             return 0
         if now >= row.expires:
             reason = f"too late; {row.reason}" if row.reason else "too late"
-            outbox.drop(self.ledger, row.id, now, reason)
+            outbox.drop_row(self.ledger, row.id, now, reason)
             return 0
-        if outlet.away and quiet(settings, now):
-            outbox.postpone(self.ledger, row.id, quiet_until(settings, now), "quiet hours")
+        if outlet.away and in_quiet_hours(settings, now):
+            outbox.postpone_row(self.ledger, row.id, quiet_hours_end(settings, now), "quiet hours")
             return 0
         with self.lock:
             if row.id in self.busy:
@@ -97,37 +97,39 @@ class Mail:
     def _claim_and_send(self, row: Row[Any], settings: BotSettings, outlet: Outlet) -> int:
         post = _post(row)
         try:  # what can fail without harm comes before the claim: credentials, pictures
-            media = within(self.daemon.call_limit, partial(outlet.prepare, post, row.media))
-        except (NotSent, Overdue) as error:
+            media = call_with_timeout(
+                self.daemon.call_limit, partial(outlet.prepare_post, post, row.media)
+            )
+        except (NotSent, CallTimeout) as error:
             self._later(row, error)
             return 1
         except Halt as halt:
             self._halt(row, outlet, str(halt))
             return 1
         except Rejected as error:
-            outbox.drop(self.ledger, row.id, self.clock(), str(error), "failed")
+            outbox.drop_row(self.ledger, row.id, self.clock(), str(error), "failed")
             return 1
         now = self.clock()
 
         def gate(connection: Connection) -> str | None:
             if not outlet.away:
                 return None
-            return over_cap(connection, row.bot, settings, row.outlet, row.cost, now)
+            return cap_reason(connection, row.bot, settings, row.outlet, row.cost, now)
 
-        verdict, reason = outbox.claim(self.ledger, row, self.me, now, gate, media)
+        verdict, reason = outbox.claim_row(self.ledger, row, self.daemon_id, now, gate, media)
         if verdict == "go":
             self._send(row, outlet, _post(row, now, media))
         elif verdict == "hold":
-            outbox.postpone(self.ledger, row.id, now + HOLD, reason)
+            outbox.postpone_row(self.ledger, row.id, now + HOLD, reason)
         elif verdict == "drop":
-            outbox.drop(self.ledger, row.id, now, reason)
+            outbox.drop_row(self.ledger, row.id, now, reason)
             log.info("%s: not sent to %s: %s", row.bot, row.outlet, reason)
         return 1
 
     def _send(self, row: Row[Any], outlet: Outlet, post: Post) -> None:
-        done = partial(outbox.settle, self.ledger, row.id, self.me)
+        done = partial(outbox.settle_row, self.ledger, row.id, self.daemon_id)
         try:
-            found = within(self.daemon.call_limit, partial(outlet.send, post))
+            found = call_with_timeout(self.daemon.call_limit, partial(outlet.send_post, post))
         except NotSent as error:
             self._later(row, error)
         except Rejected as error:
@@ -135,7 +137,7 @@ class Mail:
             log.warning("%s: %s refused the post: %s", row.bot, row.outlet, error)
         except Halt as halt:
             self._halt(row, outlet, str(halt))
-        except (Unclear, Overdue) as error:
+        except (Unclear, CallTimeout) as error:
             self._unclear(row, outlet, str(error))
         except Exception as error:  # an outlet that breaks must not leave a row claimed for ever
             self._unclear(row, outlet, f"{type(error).__name__}: {error}")
@@ -145,42 +147,44 @@ class Mail:
     def _sent(self, row: Row[Any], external_id: str) -> None:
         told = not hasattr(self.functions.get(row.bot), "delivered")
         values = {"external_id": external_id, "told": told}
-        outbox.settle(self.ledger, row.id, self.me, "sent", self.clock(), **values)
+        outbox.settle_row(self.ledger, row.id, self.daemon_id, "sent", self.clock(), **values)
         log.info("%s: sent to %s as %s", row.bot, row.outlet, external_id)
         if not told:
             self._tell(row, external_id)
 
-    def _later(self, row: Row[Any], error: NotSent | Overdue) -> None:
+    def _later(self, row: Row[Any], error: NotSent | CallTimeout) -> None:
         """It did not go out: once more within its time, else left out."""
         now, reason = self.clock(), str(error)
         wait = timedelta(seconds=BACKOFF[min(row.attempt, len(BACKOFF) - 1)])
         until = max(getattr(error, "again", None) or now, now + wait)
-        done = partial(outbox.settle, self.ledger, row.id, self.me)
+        done = partial(outbox.settle_row, self.ledger, row.id, self.daemon_id)
         if until >= row.expires:
             reason = (
                 f"{reason}; no other attempt before {until:%Y-%m-%d %H:%M} UTC, which is too late"
             )
             if not done("skipped", now, reason=reason, cost=0):
-                outbox.drop(self.ledger, row.id, now, reason)
+                outbox.drop_row(self.ledger, row.id, now, reason)
         else:
             media = {"media": ""} if getattr(error, "fresh", False) else {}
             if not done("approved", now, reason=reason, not_before=until, **media):
-                outbox.postpone(self.ledger, row.id, until, reason)
+                outbox.postpone_row(self.ledger, row.id, until, reason)
         log.info("%s: %s did not take the post: %s", row.bot, row.outlet, reason)
 
     def _halt(self, row: Row[Any], outlet: Outlet, reason: str) -> None:
         """Nothing will pass until a person acts: stop this outlet for all bots and all daemons."""
         now = self.clock()
         reason = f"{reason}; afterwards: `rig bot resume --outlet {outlet.name}`"
-        switches.off(self.ledger, f"outlet:{outlet.name}", reason, now)
-        if not outbox.settle(self.ledger, row.id, self.me, "failed", now, reason=reason, cost=0):
-            outbox.drop(self.ledger, row.id, now, reason, "failed")
+        switches.stop_scope(self.ledger, f"outlet:{outlet.name}", reason, now)
+        if not outbox.settle_row(
+            self.ledger, row.id, self.daemon_id, "failed", now, reason=reason, cost=0
+        ):
+            outbox.drop_row(self.ledger, row.id, now, reason, "failed")
         log.error("%s: %s is stopped: %s", row.bot, row.outlet, reason)
 
     def _unclear(self, row: Row[Any], outlet: Outlet, reason: str) -> None:
         now = self.clock()
-        outbox.settle(
-            self.ledger, row.id, self.me, "unknown", now, reason=reason,
+        outbox.settle_row(
+            self.ledger, row.id, self.daemon_id, "unknown", now, reason=reason,
             not_before=now + timedelta(seconds=outlet.settle),
         )  # fmt: skip
         log.warning("%s: unclear whether %s has the post: %s", row.bot, row.outlet, reason)
@@ -191,34 +195,44 @@ class Mail:
         outlet = self.outlets.get(row.outlet)
         begun = row.claimed or now
         if outlet is None:
-            outbox.again(self.ledger, row.id, self.me, now + GIVE_UP, "its outlet is gone")
+            outbox.postpone_unclear(
+                self.ledger, row.id, self.daemon_id, now + GIVE_UP, "its outlet is gone"
+            )
             return
         # Whoever sent it may still be at it, and the platform may take its time to show it.
         earliest = begun + self.daemon.call_limit + timedelta(seconds=outlet.settle)
         try:
-            found = within(self.daemon.call_limit, partial(outlet.find, _post(row, begun)))
+            found = call_with_timeout(
+                self.daemon.call_limit, partial(outlet.find_post, _post(row, begun))
+            )
         except Exception as error:  # it can't be looked for now; it stays unclear
             wait = max(timedelta(seconds=60), min((now - begun) / 2, timedelta(hours=6)))
-            outbox.again(
-                self.ledger, row.id, self.me, now + wait, f"{row.reason.split(';')[0]}; {error}"
+            outbox.postpone_unclear(
+                self.ledger,
+                row.id,
+                self.daemon_id,
+                now + wait,
+                f"{row.reason.split(';')[0]}; {error}",
             )
             return
         if found not in (LOST, UNKNOWN):
             self._sent(row, found)
         elif found == UNKNOWN:
             reason = "only a person can tell whether it went out: see `rig bot queue`"
-            outbox.again(self.ledger, row.id, self.me, now + GIVE_UP, reason)
+            outbox.postpone_unclear(self.ledger, row.id, self.daemon_id, now + GIVE_UP, reason)
         elif now < earliest:
-            outbox.again(
-                self.ledger, row.id, self.me, earliest, "not there yet; looked for once more"
+            outbox.postpone_unclear(
+                self.ledger, row.id, self.daemon_id, earliest, "not there yet; looked for once more"
             )
         elif now >= row.expires:
             reason = "it did not arrive, and its time is over"
-            outbox.settle(self.ledger, row.id, self.me, "skipped", now, reason=reason, cost=0)
+            outbox.settle_row(
+                self.ledger, row.id, self.daemon_id, "skipped", now, reason=reason, cost=0
+            )
         else:
             reason = "it did not arrive: sent again"
-            outbox.settle(
-                self.ledger, row.id, self.me, "approved", now, reason=reason, not_before=now
+            outbox.settle_row(
+                self.ledger, row.id, self.daemon_id, "approved", now, reason=reason, not_before=now
             )
 
     def _tell(self, row: Row[Any], external_id: str = "") -> None:
@@ -234,13 +248,13 @@ class Mail:
                 data=json.loads(row.data),
             )
             try:
-                within(self.daemon.draft_limit, partial(hook, delivery))
+                call_with_timeout(self.daemon.draft_limit, partial(hook, delivery))
             except Exception as error:  # the bot's own code: it is told again at the next heartbeat
                 log.error(
                     "%s: its delivery hook failed: %s: %s", row.bot, type(error).__name__, error
                 )
                 return
-        outbox.told(self.ledger, row.id)
+        outbox.mark_told(self.ledger, row.id)
 
 
 def _post(row: Row[Any], claimed: datetime | None = None, media: str = "") -> Post:

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 from bots import moderation
 from bots.bot import Bot, Draft, Skip
 from bots.context import SlotContext
-from bots.daemon.limits import over_cap, quiet
+from bots.daemon.limits import cap_reason, in_quiet_hours
 from bots.ledger import outbox, switches
 from bots.ledger import slots as ledger_slots
 from bots.ledger.deck import LedgerDeck
-from bots.ledger.outbox import Target
+from bots.ledger.outbox import DeliveryTarget
 from bots.ledger.store import Ledger
 from bots.outlets.base import Outlet
 from bots.settings import BotSettings, DaemonSettings
-from bots.timeout import Overdue, within
+from bots.timeout import CallTimeout, call_with_timeout
 
 if TYPE_CHECKING:
     from rig.server.client import ModelClient
@@ -40,11 +40,11 @@ MOST_ATTEMPTS = 3
 
 
 @dataclass
-class Desk:
+class Drafter:
     """Everything that drafting needs; one for each daemon."""
 
     ledger: Ledger
-    me: str
+    daemon_id: str
     daemon: DaemonSettings
     bots: Mapping[str, BotSettings]
     outlets: Mapping[str, Outlet]
@@ -55,9 +55,9 @@ class Desk:
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.schedules = {name: bot.slots(name) for name, bot in self.bots.items()}
+        self.schedules = {name: bot.make_schedule(name) for name, bot in self.bots.items()}
 
-    def attend(self, name: str) -> bool:
+    def draft_due(self, name: str) -> bool:
         """Work on what is due for one bot; True when there is a new draft in the outbox."""
         lock = self._locks.setdefault(name, threading.Lock())
         if not lock.acquire(blocking=False):
@@ -68,16 +68,18 @@ class Desk:
         finally:
             lock.release()
 
-    def now(self, name: str) -> bool:
+    def draft_now(self, name: str) -> bool:
         """Work on this very minute as if it were a slot: for `rig daemon run --now`."""
         slot = self.clock().replace(second=0, microsecond=0)
-        ledger_slots.since(self.ledger, name, self.bots[name].schedule, self.clock())
+        ledger_slots.accounted_until(self.ledger, name, self.bots[name].schedule, self.clock())
         return self._take(name, slot)
 
     def _take_over(self, name: str) -> bool:
         """Go on with slots that a dead daemon had begun, or account for them."""
         now, drafted = self.clock(), False
-        for row in ledger_slots.orphans(self.ledger, name, self.me, now, self.daemon.lease):
+        for row in ledger_slots.adopt_orphans(
+            self.ledger, name, self.daemon_id, now, self.daemon.lease
+        ):
             if row.attempt >= MOST_ATTEMPTS:
                 self._end(row.id, "failed", f"the daemon died over it {row.attempt} times")
             elif now > self._expires(row.bot, row.slot, row.slot):
@@ -90,12 +92,12 @@ class Desk:
         now = self.clock()
         settings = self.bots[name]
         schedule = self.schedules[name]
-        since = ledger_slots.since(self.ledger, name, settings.schedule, now)
-        slots = list(schedule.between(since, now))
+        since = ledger_slots.accounted_until(self.ledger, name, settings.schedule, now)
+        slots = list(schedule.slots_between(since, now))
         if not slots:
             return False
         *older, latest = slots
-        late = now - schedule.due(latest)
+        late = now - schedule.due_time(latest)
         reason = "the daemon was not running"
         if late > settings.grace:
             if settings.catch_up == "skip" or late > settings.catch_up_within:
@@ -104,22 +106,22 @@ class Desk:
                 reason += "; a later slot was caught up with"
         elif older and older[-1] >= self.started:
             reason = "the box slept, or the bot was still busy"
-        ledger_slots.missed(self.ledger, name, older, self.me, now, reason)
+        ledger_slots.record_missed(self.ledger, name, older, self.daemon_id, now, reason)
         if older is slots:
             log.info("%s: %d slots missed up to %s", name, len(older), latest)
             return False
         return self._take(name, latest)
 
     def _take(self, name: str, slot: datetime) -> bool:
-        run = ledger_slots.take(self.ledger, name, slot, self.me, self.clock())
+        run = ledger_slots.take_slot(self.ledger, name, slot, self.daemon_id, self.clock())
         return run is not None and self._work(name, slot, run)
 
     def _work(self, name: str, slot: datetime, run: int) -> bool:
         """Draft for a slot that is ours."""
         now = self.clock()
         settings = self.bots[name]
-        live, outlets = self.where(name)
-        if quiet(settings, now):
+        live, outlets = self.choose_outlets(name)
+        if in_quiet_hours(settings, now):
             self._end(run, "skipped", "quiet hours")
             return False
         if held := self._held(name, outlets, now):
@@ -127,10 +129,12 @@ class Desk:
             return False
         context = self._context(name, slot, outlets, live)
         try:
-            draft = within(self.daemon.draft_limit, partial(self.functions[name], context))
+            draft = call_with_timeout(
+                self.daemon.draft_limit, partial(self.functions[name], context)
+            )
         except Skip as skip:
             self._end(run, "skipped", str(skip))
-        except Overdue as error:
+        except CallTimeout as error:
             self._end(run, "failed", f"the draft gave {error}")
         except Exception as error:  # a bot is anybody's code: it never takes the daemon down
             said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
@@ -142,30 +146,30 @@ class Desk:
             elif wrong := self._faults(draft, context):
                 self._end(run, "failed", f"the draft was refused: {wrong[0]}")
             else:
-                self._put(name, slot, run, draft, outlets, context.answered)
+                self._put(name, slot, run, draft, outlets, context.answered_by)
                 return True
         finally:
             context.close()
         return False
 
-    def where(self, name: str) -> tuple[bool, list[Outlet]]:
+    def choose_outlets(self, name: str) -> tuple[bool, list[Outlet]]:
         """Whether the bot may speak to the world, and where it speaks: until then, on the screen."""
         mine = [self.outlets[outlet] for outlet in self.bots[name].outlets]
         if all(not outlet.away for outlet in mine):
             return False, mine
-        if switches.enabled(self.ledger, name):
+        if switches.is_enabled(self.ledger, name):
             return True, mine
         return False, [self.outlets["screen"]]
 
     def _held(self, name: str, outlets: Iterable[Outlet], now: datetime) -> str | None:
         """Why a draft could go nowhere, so that the model isn't asked for nothing."""
         reasons = []
-        with self.ledger.read() as connection:
+        with self.ledger.read_transaction() as connection:
             for outlet in outlets:
-                why = outbox.switched_off(connection, name, outlet.name)
+                why = outbox.stop_reason(connection, name, outlet.name)
                 if why is None and outlet.away:
-                    settings, cost = self.bots[name], outlet.price("")
-                    why = over_cap(connection, name, settings, outlet.name, cost, now)
+                    settings, cost = self.bots[name], outlet.post_price("")
+                    why = cap_reason(connection, name, settings, outlet.name, cost, now)
                 reasons.append(why)
         return reasons[0] if reasons and all(reasons) else None
 
@@ -177,19 +181,19 @@ class Desk:
             now=self.clock(),
             outlets=outlets,
             connect=self.connect,
-            limit=self.daemon.draft_limit,
+            time_limit=self.daemon.draft_limit,
             live=live,
             deck=LedgerDeck(self.ledger, name, slot),
-            history=partial(outbox.earlier, self.ledger, name),
-            say=lambda message: log.info("%s: %s", name, message),
+            history=partial(outbox.earlier_texts, self.ledger, name),
+            tell_operator=lambda message: log.info("%s: %s", name, message),
         )
 
     def _faults(self, draft: Draft, context: SlotContext) -> list[str]:
         """What no bot gets past, whether it asked or not."""
-        found = context.faults(draft.text, links=draft.links, own_words=draft.own_words)
+        found = context.find_faults(draft.text, links=draft.links, own_words=draft.own_words)
         if draft.image is not None and not draft.alt.strip():
             found.append("The picture has no words for those who can't see it.")
-        return found + [f for f in moderation.faults(draft.alt, links=True) if draft.alt]
+        return found + [f for f in moderation.find_faults(draft.alt, links=True) if draft.alt]
 
     def _put(
         self, name: str, slot: datetime, run: int, draft: Draft, outlets: list[Outlet], model: str
@@ -199,10 +203,11 @@ class Desk:
         person = settings.approval == "person" and away
         picture = draft.image is not None
         targets = [
-            Target(o.name, o.away, o.price(draft.text, picture and o.pictures)) for o in outlets
+            DeliveryTarget(o.name, o.away, o.post_price(draft.text, picture and o.pictures))
+            for o in outlets
         ]
         expires = now + settings.approve_within if person else self._expires(name, slot, now)
-        outbox.put(
+        outbox.put_draft(
             self.ledger, run, name, slot, draft, targets,
             approved=not person, expires=expires, now=now, model=model,
         )  # fmt: skip
@@ -210,9 +215,9 @@ class Desk:
     def _expires(self, name: str, slot: datetime, now: datetime) -> datetime:
         """Until when the post of `slot` may go out: the next one's turn, or an hour or so."""
         schedule = self.schedules[name]
-        following = schedule.due(schedule.next(max(slot, now)))
-        end = min(following, schedule.due(slot) + self.bots[name].catch_up_within)
+        following = schedule.due_time(schedule.next_slot(max(slot, now)))
+        end = min(following, schedule.due_time(slot) + self.bots[name].catch_up_within)
         return max(end, now + LAST_CHANCE)
 
     def _end(self, run: int, state: str, reason: str) -> None:
-        ledger_slots.end(self.ledger, run, state, reason, self.clock())
+        ledger_slots.close_slot(self.ledger, run, state, reason, self.clock())

@@ -17,8 +17,8 @@ from bots.ledger import slots as ledger_slots
 from bots.ledger import switches
 from bots.ledger.tables import outbox
 from bots.ledger.tables import runs as slots
-from bots.redact import redact
-from bots.timeout import left_behind
+from bots.redact import redact_secrets
+from bots.timeout import count_left_behind
 from rig import paths
 from rig.errors import RigError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bots.daemon.scheduler import Daemon
 
 
-class Health:
+class HealthServer:
     """Answers on `listen` ("127.0.0.1:8378") in threads of its own until `close`."""
 
     def __init__(self, daemon: Daemon, listen: str) -> None:
@@ -43,7 +43,7 @@ class Health:
 
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
-                answers = {"/health": health.health, "/metrics": health.metrics}
+                answers = {"/health": health.health_response, "/metrics": health.metrics_response}
                 if path not in answers:
                     self.send_error(404, "There are /health and /metrics.")
                     return
@@ -71,36 +71,36 @@ class Health:
         self._server.shutdown()
         self._server.server_close()
 
-    def health(self) -> tuple[int, str, bytes]:
+    def health_response(self) -> tuple[int, str, bytes]:
         """200 when the daemon is well, 503 when it is not, with everything a person asks first."""
-        found = self.report()
-        body = redact(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
+        found = self.health_report()
+        body = redact_secrets(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
         return (503 if found["wrong"] else 200), "application/json", body.encode()
 
-    def report(self) -> dict[str, Any]:
+    def health_report(self) -> dict[str, Any]:
         """The state of the daemon, its bots and its outlets."""
         daemon, now = self.daemon, self.daemon.clock()
-        wrong = daemon.healthy()
+        wrong = daemon.health_problems()
         found: dict[str, Any] = {
             "status": "ill" if wrong else "well",
             "wrong": wrong,
-            "id": daemon.me,
+            "id": daemon.daemon_id,
             "started": daemon.started.isoformat(timespec="seconds"),
-            "heartbeat_age_s": round(time.monotonic() - daemon.beaten, 1),
-            "calls_left_behind": left_behind(),
+            "heartbeat_age_s": round(time.monotonic() - daemon.last_heartbeat, 1),
+            "calls_left_behind": count_left_behind(),
             "model_up": _model_up(),
             "disk_free_bytes": shutil.disk_usage(paths.data_dir().parent).free,
         }
         try:
-            found["stopped"] = switches.stopped(daemon.ledger)
-            found["bots"] = {name: self._bot(name, now) for name in daemon.desk.bots}
-            found["outlets"] = {name: self._outlet(name) for name in daemon.mail.outlets}
+            found["stopped"] = switches.stopped_scopes(daemon.ledger)
+            found["bots"] = {name: self._bot(name, now) for name in daemon.drafter.bots}
+            found["outlets"] = {name: self._outlet(name) for name in daemon.deliverer.outlets}
         except Exception as error:  # the ledger is away: that is what this page is there to say
             found["status"] = "ill"
             found["wrong"] = [*wrong, f"the ledger can't be read: {type(error).__name__}"]
         return found
 
-    def metrics(self) -> tuple[int, str, bytes]:
+    def metrics_response(self) -> tuple[int, str, bytes]:
         """Prometheus' text form."""
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
@@ -115,22 +115,22 @@ class Health:
 
         daemon, now = self.daemon, self.daemon.clock()
         yield GaugeMetricFamily(
-            "rig_healthy", "1 when the daemon is well", value=not daemon.healthy()
+            "rig_healthy", "1 when the daemon is well", value=not daemon.health_problems()
         )
         yield GaugeMetricFamily(
             "rig_calls_left_behind",
             "Calls past their hard limit that still hang",
-            value=left_behind(),
+            value=count_left_behind(),
         )
-        age = time.monotonic() - daemon.beaten
+        age = time.monotonic() - daemon.last_heartbeat
         yield GaugeMetricFamily("rig_heartbeat_age_seconds", "Since the last heartbeat", value=age)
         due = GaugeMetricFamily(
             "rig_next_slot_timestamp_seconds", "When the next post is due", labels=["bot"]
         )
-        for name, schedule in daemon.desk.schedules.items():
-            due.add_metric([name], schedule.due(schedule.next(now)).timestamp())
+        for name, schedule in daemon.drafter.schedules.items():
+            due.add_metric([name], schedule.due_time(schedule.next_slot(now)).timestamp())
         yield due
-        with daemon.ledger.read() as connection:
+        with daemon.ledger.read_transaction() as connection:
             count = CounterMetricFamily("rig_slots", "Slots by outcome", labels=["bot", "state"])
             query = select(slots.c.bot, slots.c.state, func.count()).group_by(
                 slots.c.bot, slots.c.state
@@ -159,24 +159,24 @@ class Health:
             yield spent
 
     def _bot(self, name: str, now: Any) -> dict[str, Any]:
-        schedule = self.daemon.desk.schedules[name]
-        found = ledger_slots.overview(self.daemon.ledger, name)
-        following, last = schedule.due(schedule.next(now)), found["last"]
+        schedule = self.daemon.drafter.schedules[name]
+        found = ledger_slots.bot_overview(self.daemon.ledger, name)
+        following, last = schedule.due_time(schedule.next_slot(now)), found["last"]
         return {
             "enabled": found["enabled"],
             "next": following.isoformat(timespec="seconds"),
             "last": last and last.slot.isoformat(timespec="seconds"),
             "last_state": last and last.state,
             "last_reason": last and last.reason,
-            "lag_s": round((last.started - schedule.due(last.slot)).total_seconds(), 1)
+            "lag_s": round((last.started - schedule.due_time(last.slot)).total_seconds(), 1)
             if last
             else None,
         }
 
     def _outlet(self, name: str) -> dict[str, Any]:
-        saved = credentials.saved(name)
+        saved = credentials.saved_at(name)
         age = (self.daemon.clock() - saved).days if saved else None
-        return {"kind": self.daemon.mail.outlets[name].kind, "credentials_age_days": age}
+        return {"kind": self.daemon.deliverer.outlets[name].kind, "credentials_age_days": age}
 
 
 def _model_up() -> bool:

@@ -7,14 +7,14 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from bots.ledger.outbox import spent
+from bots.ledger.outbox import count_spent
 from bots.settings import BotSettings
 
 DOLLAR = 1_000_000
 """The ledger counts in millionths."""
 
 
-def quiet(settings: BotSettings, now: datetime) -> bool:
+def in_quiet_hours(settings: BotSettings, now: datetime) -> bool:
     """Whether it is night for this bot; the hours are those of its own time zone, summer time included."""
     if settings.quiet is None:
         return False
@@ -23,15 +23,15 @@ def quiet(settings: BotSettings, now: datetime) -> bool:
     return begin <= clock < end if begin < end else clock >= begin or clock < end
 
 
-def quiet_until(settings: BotSettings, now: datetime) -> datetime:
+def quiet_hours_end(settings: BotSettings, now: datetime) -> datetime:
     """The first minute after the quiet hours."""
     moment = now.replace(second=0, microsecond=0)
-    while quiet(settings, moment):
+    while in_quiet_hours(settings, moment):
         moment += timedelta(minutes=1)
     return moment
 
 
-def over_cap(
+def cap_reason(
     connection: Connection, bot: str, settings: BotSettings, outlet: str, cost: int, now: datetime
 ) -> str | None:
     """Why one more post of `cost` would be too many, in words; None when it is not."""
@@ -41,7 +41,7 @@ def over_cap(
         ("month", day.replace(day=1), settings.posts_per_month, settings.dollars_per_month),
     ]
     for name, begin, posts, dollars in limits:
-        sent, money = spent(connection, bot, begin, outlet)
+        sent, money = count_spent(connection, bot, begin, outlet)
         if sent + 1 > posts:
             return f"the cap of {posts} posts a {name} is reached"
         if money + cost > round(dollars * DOLLAR):

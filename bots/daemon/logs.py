@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from bots.redact import redact
+from bots.redact import redact_secrets
 
 CHATTY = (
     "apscheduler", "httpx", "httpcore", "tweepy", "oauthlib", "requests_oauthlib", "urllib3", "atproto",
@@ -17,7 +17,7 @@ CHATTY = (
 LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
 
-class Line(logging.Formatter):
+class LogFormatter(logging.Formatter):
     """One line for each event, an exception's traceback folded into it; secrets are taken out last of all."""
 
     def __init__(self, journal: bool) -> None:
@@ -30,14 +30,14 @@ class Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        line = redact(super().format(record)).replace("\n", " ⏎ ")
+        line = redact_secrets(super().format(record)).replace("\n", " ⏎ ")
         return f"<{LEVELS.get(record.levelno, 6)}>{line}" if self._journal else line
 
 
-def begin(level: int = logging.INFO) -> None:
+def configure_logging(level: int = logging.INFO) -> None:
     """Log to stderr from now on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Line(journal="JOURNAL_STREAM" in os.environ))
+    handler.setFormatter(LogFormatter(journal="JOURNAL_STREAM" in os.environ))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

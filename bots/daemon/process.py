@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from bots import credentials, settings
 from bots.daemon import logs
-from bots.daemon.health import Health
+from bots.daemon.health import HealthServer
 from bots.daemon.scheduler import Daemon
 from bots.ledger.store import Ledger
 from bots.settings import Settings
@@ -25,66 +25,66 @@ from rig.errors import RigError
 log = logging.getLogger("rig.bots")
 
 
-def run(*, now: bool, verbose: bool) -> bool:
+def run_daemon(*, now: bool, verbose: bool) -> bool:
     """Run the daemon; False when a call still hangs at the end."""
-    logs.begin(logging.DEBUG if verbose else logging.INFO)
-    found = settings.read()
-    lock = FileLock(folder() / "daemon.lock")
-    folder().mkdir(parents=True, exist_ok=True)
+    logs.configure_logging(logging.DEBUG if verbose else logging.INFO)
+    found = settings.read_settings()
+    lock = FileLock(state_folder() / "daemon.lock")
+    state_folder().mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        said = other()
+        said = running_daemon()
         who = f" (process {said['pid']}, since {said['started']})" if said else ""
         raise RigError(
             f"A daemon is running on this box already{who}: stop it, or tell it to read rig.toml "
             "again with `rig daemon reload`."
         ) from None
     with lock:
-        daemon = Daemon(found, Ledger.open(database(found)), read=settings.read)
-        health = Health(daemon, found.daemon.listen) if found.daemon.listen else None
-        daemon.listen()
-        write_text(folder() / "daemon.json", json.dumps(_about(daemon, health)))
+        daemon = Daemon(found, Ledger.open(ledger_url(found)), read=settings.read_settings)
+        health = HealthServer(daemon, found.daemon.listen) if found.daemon.listen else None
+        daemon.handle_signals()
+        write_text(state_folder() / "daemon.json", json.dumps(_about(daemon, health)))
         try:
             _introduce(daemon)
-            return daemon.run(now=now)
+            return daemon.run_until_stopped(now=now)
         finally:
-            (folder() / "daemon.json").unlink(missing_ok=True)
+            (state_folder() / "daemon.json").unlink(missing_ok=True)
             if health:
                 health.close()
 
 
-def database(found: Settings) -> str:
+def ledger_url(found: Settings) -> str:
     """The ledger's address: of the credential `database` if there is one, else of [daemon]."""
-    secret, _ = credentials.find("database", {"url": "address of the ledger"})
+    secret, _ = credentials.find_credentials("database", {"url": "address of the ledger"})
     return secret.get("url") or found.daemon.database
 
 
-def ledger() -> Ledger:
+def open_ledger() -> Ledger:
     """The ledger that the settings name, for a command that looks into it."""
-    return Ledger.open(database(settings.read()))
+    return Ledger.open(ledger_url(settings.read_settings()))
 
 
-def folder() -> Path:
+def state_folder() -> Path:
     """Where the daemon leaves its lock and its whereabouts."""
     return paths.state_dir()
 
 
-def other() -> dict[str, Any] | None:
+def running_daemon() -> dict[str, Any] | None:
     """What the running daemon says of itself; None when none runs."""
     try:
-        found: dict[str, Any] = json.loads((folder() / "daemon.json").read_text("utf-8"))
+        found: dict[str, Any] = json.loads((state_folder() / "daemon.json").read_text("utf-8"))
         os.kill(int(found["pid"]), 0)
     except (OSError, ValueError, KeyError):
         return None
     return found
 
 
-def status() -> dict[str, Any]:
+def daemon_status() -> dict[str, Any]:
     """What the running daemon's /health says; `none` when none runs."""
     import httpx
 
-    found = other()
+    found = running_daemon()
     if found is None:
         return {"status": "none", "wrong": ["no daemon runs on this box: `rig daemon run`"]}
     if not found["listen"]:
@@ -97,9 +97,9 @@ def status() -> dict[str, Any]:
         return {"status": "ill", "wrong": [wrong], "pid": found["pid"]}
 
 
-def reload() -> str:
+def signal_reload() -> str:
     """Send SIGHUP to the running daemon."""
-    found = other()
+    found = running_daemon()
     if found is None:
         raise RigError("No daemon runs on this box: `rig daemon run`.")
     if not hasattr(signal, "SIGHUP"):
@@ -108,10 +108,10 @@ def reload() -> str:
     return f"Process {found['pid']} reads rig.toml again."
 
 
-def _about(daemon: Daemon, health: Health | None) -> dict[str, Any]:
+def _about(daemon: Daemon, health: HealthServer | None) -> dict[str, Any]:
     return {
         "pid": os.getpid(),
-        "id": daemon.me,
+        "id": daemon.daemon_id,
         "started": daemon.started.isoformat(timespec="seconds"),
         "listen": health.address if health else "",
     }
@@ -121,9 +121,9 @@ def _introduce(daemon: Daemon) -> None:
     """Say what will happen, so that nobody waits two hours to learn it."""
     now = datetime.now(UTC)
     for name, bot in daemon.settings.bots.items():
-        schedule = daemon.desk.schedules[name]
-        due = schedule.due(schedule.next(now))
-        live, outlets = daemon.desk.where(name)
+        schedule = daemon.drafter.schedules[name]
+        due = schedule.due_time(schedule.next_slot(now))
+        live, outlets = daemon.drafter.choose_outlets(name)
         names = ", ".join(outlet.name for outlet in outlets)
         dry = (
             ""

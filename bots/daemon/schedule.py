@@ -26,8 +26,8 @@ SECOND = timedelta(seconds=1)
 class Schedule:
     """When a bot's slots are.
 
-    >>> daily = Schedule.parse("0 9 * * 0")
-    >>> daily.next(datetime(2026, 11, 20, tzinfo=UTC)).strftime("%A %H:%M")
+    >>> daily = Schedule.from_text("0 9 * * 0")
+    >>> daily.next_slot(datetime(2026, 11, 20, tzinfo=UTC)).strftime("%A %H:%M")
     'Sunday 09:00'
     """
 
@@ -37,17 +37,17 @@ class Schedule:
     """The bot's name, so that two bots with one schedule do not post in the same second."""
 
     @classmethod
-    def parse(cls, text: str, jitter: timedelta = timedelta(0), salt: str = "") -> Schedule:
+    def from_text(cls, text: str, jitter: timedelta = timedelta(0), salt: str = "") -> Schedule:
         """Read five cron fields or `every N[smhd]`; anything else is a ValueError with a sentence."""
         schedule = cls(" ".join(text.split()), jitter, salt)
-        slots = [schedule.next(EPOCH)]
+        slots = [schedule.next_slot(EPOCH)]
         while jitter and len(slots) < 60:
-            slots.append(schedule.next(slots[-1]))
+            slots.append(schedule.next_slot(slots[-1]))
         if jitter and jitter >= min(b - a for a, b in pairwise(slots)):
             raise ValueError(f"a jitter of {jitter} is longer than from one slot to the next")
         return schedule
 
-    def next(self, after: datetime) -> datetime:
+    def next_slot(self, after: datetime) -> datetime:
         """The first slot after `after`."""
         if isinstance(self._rule, timedelta):
             period = self._rule
@@ -57,15 +57,15 @@ class Schedule:
             raise ValueError(f"the schedule {self.text!r} never comes")
         return found  # type: ignore[no-any-return]
 
-    def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+    def slots_between(self, after: datetime, until: datetime) -> Iterator[datetime]:
         """Every slot after `after` that is due by `until`."""
-        slot = self.next(after)
+        slot = self.next_slot(after)
         while slot <= until:
-            if self.due(slot) <= until:
+            if self.due_time(slot) <= until:
                 yield slot
-            slot = self.next(slot)
+            slot = self.next_slot(slot)
 
-    def due(self, slot: datetime) -> datetime:
+    def due_time(self, slot: datetime) -> datetime:
         """When the post of `slot` is to go out: the slot itself, or up to `jitter` later."""
         if not self.jitter:
             return slot

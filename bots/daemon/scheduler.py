@@ -25,8 +25,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from bots import outlets
 from bots.bot import bots
-from bots.daemon.delivery import Mail
-from bots.daemon.drafting import Desk
+from bots.daemon.delivery import Deliverer
+from bots.daemon.drafting import Drafter
 from bots.daemon.schedule import Schedule
 from bots.ledger import slots
 from bots.ledger.store import Ledger
@@ -53,7 +53,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def ask(limit: float) -> ModelClient:
+def connect_as_bot(limit: float) -> ModelClient:
     """A client of the model, waiting behind people."""
     return connect_model(priority="bot", timeout=limit)
 
@@ -67,16 +67,16 @@ class SlotTrigger(BaseTrigger):  # type: ignore[misc]
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
         """The first due time after `previous`, or from `now` on."""
         after = max(previous, now) if previous else now
-        slot = self.schedule.next(
+        slot = self.schedule.next_slot(
             after.astimezone(UTC) - self.schedule.jitter - timedelta(seconds=1)
         )
-        while self.schedule.due(slot) <= after:
-            slot = self.schedule.next(slot)
-        return self.schedule.due(slot)
+        while self.schedule.due_time(slot) <= after:
+            slot = self.schedule.next_slot(slot)
+        return self.schedule.due_time(slot)
 
 
 class Daemon:
-    """Everything that runs; `run` blocks until a signal comes."""
+    """Everything that runs; `run_until_stopped` blocks until a signal comes."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Daemon:
         ledger: Ledger,
         *,
         clock: Callable[[], datetime] = utc_now,
-        connect: Callable[[float], ModelClient] = ask,
+        connect: Callable[[float], ModelClient] = connect_as_bot,
         scheduler: Any = None,
         read: Callable[[], Settings] | None = None,
     ) -> None:
@@ -93,12 +93,14 @@ class Daemon:
         self.connect = connect
         self.read = read
         self.started = clock()
-        self.me = slots.arrive(ledger, f"{socket.gethostname()}:{paths.state_dir()}", self.started)
+        self.daemon_id = slots.register_daemon(
+            ledger, f"{socket.gethostname()}:{paths.state_dir()}", self.started
+        )
         self.scheduler = scheduler or BackgroundScheduler(
             timezone=UTC, executors={"default": ThreadPoolExecutor(16)}
         )
-        self.beaten = time.monotonic()
-        self.swept = time.monotonic()
+        self.last_heartbeat = time.monotonic()
+        self.last_sweep = time.monotonic()
         self._stopping = self._rereading = False
         self._wake = threading.Event()
         self._work = 0
@@ -107,117 +109,119 @@ class Daemon:
         self._equip(settings)
 
     def _equip(self, settings: Settings) -> None:
-        """Make the desk and the mail of these settings; a wrong one raises and changes nothing."""
+        """Make the drafter and the deliverer of these settings; a wrong one raises and changes nothing."""
         names = {"screen", *(outlet for bot in settings.bots.values() for outlet in bot.outlets)}
         functions = {
             name: bots.find_function(bot.run or name) for name, bot in settings.bots.items()
         }
         common: dict[str, Any] = {
             "ledger": self.ledger,
-            "me": self.me,
+            "daemon_id": self.daemon_id,
             "daemon": settings.daemon,
             "bots": settings.bots,
-            "outlets": {name: outlets.build(name, settings.outlets) for name in sorted(names)},
+            "outlets": {
+                name: outlets.build_outlet(name, settings.outlets) for name in sorted(names)
+            },
             "functions": functions,
             "clock": self.clock,
         }
-        self.desk = Desk(**common, connect=self.connect, started=self.started)
-        self.mail = Mail(**common, busy=self._busy)
+        self.drafter = Drafter(**common, connect=self.connect, started=self.started)
+        self.deliverer = Deliverer(**common, busy=self._busy)
         self.settings = settings
 
-    def plan(self) -> None:
+    def schedule_jobs(self) -> None:
         """Give the scheduler its jobs, in place of those that it had."""
         self.scheduler.remove_all_jobs()
         common = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         every = self.settings.daemon.heartbeat.total_seconds()
         now = self.clock()
-        for job, name in ((self.beat, "beat"), (self.sweep, "sweep")):
+        for job, name in ((self.write_heartbeat, "beat"), (self.run_sweep, "sweep")):
             trigger = IntervalTrigger(seconds=every, start_date=now, timezone=UTC)
             self.scheduler.add_job(job, trigger, id=name, next_run_time=now, **common)
-        for name, schedule in self.desk.schedules.items():
+        for name, schedule in self.drafter.schedules.items():
             trigger = SlotTrigger(schedule)
-            self.scheduler.add_job(self.slot, trigger, args=[name], id=f"bot:{name}", **common)
+            self.scheduler.add_job(self.run_slot, trigger, args=[name], id=f"bot:{name}", **common)
 
-    def slot(self, name: str) -> None:
+    def run_slot(self, name: str) -> None:
         """A slot of this bot may be due."""
         with self._counted() as begun:
-            if begun and self.desk.attend(name):
-                self.mail.deliver(name)
+            if begun and self.drafter.draft_due(name):
+                self.deliverer.deliver_due(name)
 
-    def at_once(self, name: str) -> None:
+    def run_now(self, name: str) -> None:
         """Draft for this very minute, slot or not."""
         with self._counted() as begun:
             if begun:
-                self.desk.now(name)
-                self.mail.deliver(name)
+                self.drafter.draft_now(name)
+                self.deliverer.deliver_due(name)
 
-    def beat(self) -> None:
+    def write_heartbeat(self) -> None:
         """Say in the ledger that this daemon lives."""
-        slots.beat(self.ledger, self.me, self.clock())
-        self.beaten = time.monotonic()
+        slots.record_heartbeat(self.ledger, self.daemon_id, self.clock())
+        self.last_heartbeat = time.monotonic()
 
-    def sweep(self) -> None:
+    def run_sweep(self) -> None:
         """Look after everything that no timer knows of."""
         with self._counted() as begun:
             if not begun:
                 return
-            for name in self.desk.bots:  # each in a thread of its own: a draft may take its time
+            for name in self.drafter.bots:  # each in a thread of its own: a draft may take its time
                 self.scheduler.modify_job(f"bot:{name}", next_run_time=self.clock())
-            self.mail.clear_up()
-            self.mail.deliver()
-        self.swept = time.monotonic()
+            self.deliverer.clear_up()
+            self.deliverer.deliver_due()
+        self.last_sweep = time.monotonic()
         self._ping()
 
-    def healthy(self) -> list[str]:
+    def health_problems(self) -> list[str]:
         """What is wrong with the daemon itself; empty when nothing is."""
         wrong = []
         if not self._scheduling():
             wrong.append("the scheduler has stopped")
-        if time.monotonic() - self.beaten > max(
+        if time.monotonic() - self.last_heartbeat > max(
             STALE, 3 * self.settings.daemon.heartbeat.total_seconds()
         ):
             wrong.append("no heartbeat: the ledger can't be written, or the scheduler hangs")
-        if time.monotonic() - self.swept > SWEEP:
+        if time.monotonic() - self.last_sweep > SWEEP:
             wrong.append("a sweep has been hanging for too long")
         return wrong
 
-    def run(self, *, now: bool = False) -> bool:
-        """Work until a signal asks to stop (see `listen`); returns as `stop` does."""
+    def run_until_stopped(self, *, now: bool = False) -> bool:
+        """Work until a signal asks to stop (see `handle_signals`); returns as `stop_gracefully` does."""
         self.scheduler.start()
-        self.plan()
+        self.schedule_jobs()
         sd_notify.notify_ready(f"{len(self.settings.bots)} bots")
-        for name in self.desk.bots if now else ():
-            self.scheduler.add_job(self.at_once, args=[name], misfire_grace_time=None)
+        for name in self.drafter.bots if now else ():
+            self.scheduler.add_job(self.run_now, args=[name], misfire_grace_time=None)
         interval = min(sd_notify.watchdog_seconds() or 5.0, 5.0)
         offset = time.time() - time.monotonic()
         while True:
             self._wake.wait(interval)
             self._wake.clear()
             if self._stopping:
-                return self.stop()
+                return self.stop_gracefully()
             if self._rereading:
                 self._rereading = False
-                self.reload()
-            if not self.healthy():
+                self.reload_settings()
+            if not self.health_problems():
                 sd_notify.ping_watchdog()
             if abs(time.time() - time.monotonic() - offset) > JUMP:
                 offset = time.time() - time.monotonic()
                 log.info("the clock was set, or the box slept: every job looks at it again")
-                self.plan()
+                self.schedule_jobs()
 
-    def reload(self) -> None:
+    def reload_settings(self) -> None:
         """Read the configuration again; a wrong one is reported and the old one stays."""
         sd_notify.notify_reloading()
         try:
             self._equip(self.read() if self.read else self.settings)
-            self.plan()
+            self.schedule_jobs()
             log.info("configuration read again: %d bots", len(self.settings.bots))
         except Exception as error:
             said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
             log.error("the configuration is wrong, the old one stays in force: %s", said)
         sd_notify.notify_ready()
 
-    def stop(self) -> bool:
+    def stop_gracefully(self) -> bool:
         """Take no more work, let what runs finish within its time; False if something still hangs."""
         self._stopping = True
         sd_notify.notify_stopping()
@@ -230,11 +234,11 @@ class Daemon:
             log.warning("stopped before everything was finished")
             return False
         self.scheduler.shutdown(wait=True)
-        slots.leave(self.ledger, self.me, self.clock())
+        slots.release_daemon(self.ledger, self.daemon_id, self.clock())
         self.ledger.close()
         return True
 
-    def listen(self) -> None:
+    def handle_signals(self) -> None:
         """From now on signals are wishes: SIGTERM and SIGINT to stop, SIGHUP to read rig.toml again."""
 
         def heard(number: int, _: Any) -> None:
@@ -255,7 +259,7 @@ class Daemon:
         return bool(self.scheduler.running and (thread is None or thread.is_alive()))
 
     def _ping(self) -> None:
-        if self.settings.daemon.ping and not self.healthy():
+        if self.settings.daemon.ping and not self.health_problems():
             import httpx
 
             try:

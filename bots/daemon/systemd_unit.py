@@ -50,7 +50,7 @@ WantedBy={target}
 """
 
 
-def text(
+def unit_text(
     folder: Path, names: list[str], stop_within: float, *, system: bool, user: str | None
 ) -> str:
     """The unit file for the rig that runs now.
@@ -65,7 +65,7 @@ def text(
     elif home := os.environ.get("RIG_HOME"):
         environment.append(f"RIG_HOME={path_in_unit(str(Path(home).absolute()))}")
     command = " ".join(quote_word(word) for word in this_rig())
-    kept = {name: credentials.place(name) for name in [*names, "database"]}
+    kept = {name: credentials.credentials_path(name) for name in [*names, "database"]}
     secrets = [
         f"LoadCredential=rig-{n}:{path_in_unit(str(p))}" for n, p in kept.items() if p.exists()
     ]

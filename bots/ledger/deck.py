@@ -25,7 +25,7 @@ class LedgerDeck:
 
     def draw(self, pool: list[str]) -> str:
         """The card of this slot; a slot that is tried again gets the same one."""
-        with self.ledger.write() as connection:
+        with self.ledger.write_transaction() as connection:
             connection.execute(select(bots).where(bots.c.name == self.bot).with_for_update())
             mine = shown.c.bot == self.bot
             before = (shown.c.bot == self.bot) & (shown.c.slot == self.slot)

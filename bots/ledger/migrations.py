@@ -20,7 +20,7 @@ STEPS: dict[int, Callable[[Connection], None]] = {}
 """Version number and the step that leads up to it, from 2 on; version 1 is what `tables` first was."""
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade_schema(engine: Engine) -> None:
     """Create the tables of an empty database, or lead an old one up to the newest schema."""
     newest = 1 + len(STEPS)
     with engine.begin() as connection:

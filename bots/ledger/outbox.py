@@ -19,10 +19,10 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, case, func, literal, select, update
 
 from bots.bot import Draft
-from bots.ledger.slots import dead
+from bots.ledger.slots import dead_daemons
 from bots.ledger.store import Ledger, insert_new
 from bots.ledger.tables import bots, drafts, outbox, runs, switches
-from bots.redact import redact
+from bots.redact import redact_secrets
 
 SPENT = ("claimed", "sent", "unknown")
 """States that count against the caps."""
@@ -32,7 +32,7 @@ Verdict = Literal["go", "hold", "drop", "gone"]
 
 
 @dataclass(frozen=True)
-class Target:
+class DeliveryTarget:
     """One outlet that a draft is meant for."""
 
     outlet: str
@@ -40,12 +40,12 @@ class Target:
     cost: int
 
 
-def put(
-    ledger: Ledger, run: int, bot: str, slot: datetime, draft: Draft, targets: Sequence[Target],
+def put_draft(
+    ledger: Ledger, run: int, bot: str, slot: datetime, draft: Draft, targets: Sequence[DeliveryTarget],
     *, approved: bool, expires: datetime, now: datetime, model: str = "",
 ) -> None:  # fmt: skip
     """Keep a draft and a row for each outlet, and close its slot, in one transaction."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         row = {
             "bot": bot,
             "slot": slot,
@@ -72,7 +72,7 @@ def put(
                 "outlet": target.outlet,
                 "slot": slot,
                 "text": draft.text,
-                "key": key(bot, target.outlet, slot),
+                "key": idempotency_key(bot, target.outlet, slot),
                 "state": state,
                 "not_before": now,
                 "expires": expires,
@@ -86,18 +86,18 @@ def put(
         connection.execute(done.values(state="drafted", ended=now, model=model))
 
 
-def key(bot: str, outlet: str, slot: datetime) -> str:
+def idempotency_key(bot: str, outlet: str, slot: datetime) -> str:
     """The idempotency key of one sending: the same for ever, and for nothing else."""
     return hashlib.sha256(f"{bot} {outlet} {slot.isoformat()}".encode()).hexdigest()[:40]
 
 
-def due(ledger: Ledger, names: Iterable[str], now: datetime) -> list[Row[Any]]:
+def due_rows(ledger: Ledger, names: Iterable[str], now: datetime) -> list[Row[Any]]:
     """Approved rows whose time has come, the oldest first."""
     ready = (outbox.c.state == "approved") & (outbox.c.not_before <= now)
     return _rows(ledger, ready & outbox.c.bot.in_(list(names)))
 
 
-def claim(
+def claim_row(
     ledger: Ledger, row: Row[Any], me: str, now: datetime,
     gate: Callable[[Connection], str | None], media: str = "",
 ) -> tuple[Verdict, str]:  # fmt: skip
@@ -106,12 +106,12 @@ def claim(
     The switches are read and the caps are counted in the same transaction, the last thing before the
     request, and under a lock on the bot, so that daemons can't step over a cap together.
     """
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         query = select(bots).where(bots.c.name == row.bot).with_for_update()
         mine = connection.execute(query).one()
         if row.away and not mine.enabled:
             return "drop", "the bot is not enabled"
-        if stopped := switched_off(connection, row.bot, row.outlet):
+        if stopped := stop_reason(connection, row.bot, row.outlet):
             return "hold", stopped
         if reason := gate(connection):
             return "drop", reason
@@ -121,61 +121,67 @@ def claim(
         return ("go" if connection.execute(move.values(**values, **more)).rowcount else "gone"), ""
 
 
-def settle(ledger: Ledger, number: int, me: str, state: str, now: datetime, **values: Any) -> bool:
+def settle_row(
+    ledger: Ledger, number: int, me: str, state: str, now: datetime, **values: Any
+) -> bool:
     """Say what became of a row that `me` has claimed or looks after; False if it is no longer ours."""
-    values["reason"] = redact(str(values.get("reason", "")))[:2000]
-    with ledger.write() as connection:
+    values["reason"] = redact_secrets(str(values.get("reason", "")))[:2000]
+    with ledger.write_transaction() as connection:
         mine = update(outbox).where(outbox.c.id == number, outbox.c.owner == me)
         mine = mine.where(outbox.c.state.in_(["claimed", "unknown"]))
         done = connection.execute(mine.values(state=state, settled=now, **values)).rowcount
         return bool(done)
 
 
-def drop(ledger: Ledger, number: int, now: datetime, reason: str, state: str = "skipped") -> bool:
+def drop_row(
+    ledger: Ledger, number: int, now: datetime, reason: str, state: str = "skipped"
+) -> bool:
     """Leave out a row that was never claimed."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         mine = update(outbox).where(outbox.c.id == number)
         mine = mine.where(outbox.c.state.in_(["draft", "approved"]))
-        values = {"state": state, "reason": redact(reason)[:2000], "settled": now}
+        values = {"state": state, "reason": redact_secrets(reason)[:2000], "settled": now}
         return bool(connection.execute(mine.values(**values)).rowcount)
 
 
-def expire(ledger: Ledger, names: Iterable[str], now: datetime) -> None:
+def expire_drafts(ledger: Ledger, names: Iterable[str], now: datetime) -> None:
     """Leave out drafts that nobody approved in time."""
     waited = (outbox.c.state == "draft") & (outbox.c.expires <= now)
     for row in _rows(ledger, waited & outbox.c.bot.in_(list(names))):
-        drop(ledger, row.id, now, "nobody approved it in time")
+        drop_row(ledger, row.id, now, "nobody approved it in time")
 
 
-def postpone(ledger: Ledger, number: int, until: datetime, reason: str) -> None:
+def postpone_row(ledger: Ledger, number: int, until: datetime, reason: str) -> None:
     """Look at an approved row again at `until`."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         mine = update(outbox).where(outbox.c.id == number, outbox.c.state == "approved")
-        connection.execute(mine.values(not_before=until, reason=redact(reason)[:2000]))
+        connection.execute(mine.values(not_before=until, reason=redact_secrets(reason)[:2000]))
 
 
-def cut_off(ledger: Ledger, me: str, busy: Iterable[int], now: datetime, lease: timedelta) -> int:
+def mark_cut_off(
+    ledger: Ledger, me: str, busy: Iterable[int], now: datetime, lease: timedelta
+) -> int:
     """Rows that a dead daemon had claimed, or this one and forgot: from now on they are `unknown`."""
     claimed = select(outbox.c.id).where(outbox.c.state == "claimed", outbox.c.id.not_in(list(busy)))
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         if connection.execute(claimed).first() is None:
             return 0
-    with ledger.write() as connection:
-        owners = [*dead(connection, me, now, lease), me]
+    with ledger.write_transaction() as connection:
+        owners = [*dead_daemons(connection, me, now, lease), me]
         lost = update(outbox).where(outbox.c.state == "claimed", outbox.c.owner.in_(owners))
         lost = lost.where(outbox.c.id.not_in(list(busy)))
         values = {"state": "unknown", "reason": "cut off while it was being sent"}
         return connection.execute(lost.values(**values, not_before=now)).rowcount
 
 
-def unclear(
+def borrow_unclear(
     ledger: Ledger, names: Iterable[str], me: str, now: datetime, lease: timedelta
 ) -> list[Row[Any]]:
     """Unknown rows that it is time to look for, lent to this daemon for `lease`."""
     wanted = (outbox.c.state == "unknown") & (outbox.c.not_before <= now)
     mine = []
     for row in _rows(ledger, wanted & outbox.c.bot.in_(list(names))):
-        with ledger.write() as connection:
+        with ledger.write_transaction() as connection:
             lend = update(outbox).where(outbox.c.id == row.id, outbox.c.state == "unknown")
             lend = lend.where(outbox.c.not_before == row.not_before)
             if connection.execute(lend.values(owner=me, not_before=now + lease)).rowcount:
@@ -183,27 +189,27 @@ def unclear(
     return mine
 
 
-def again(ledger: Ledger, number: int, me: str, until: datetime, reason: str) -> None:
+def postpone_unclear(ledger: Ledger, number: int, me: str, until: datetime, reason: str) -> None:
     """An unclear row stays unclear: look for it again at `until`."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         mine = update(outbox).where(outbox.c.id == number, outbox.c.owner == me)
         mine = mine.where(outbox.c.state == "unknown")
-        connection.execute(mine.values(not_before=until, reason=redact(reason)[:2000]))
+        connection.execute(mine.values(not_before=until, reason=redact_secrets(reason)[:2000]))
 
 
-def untold(ledger: Ledger, names: Iterable[str]) -> list[Row[Any]]:
+def untold_rows(ledger: Ledger, names: Iterable[str]) -> list[Row[Any]]:
     """Confirmed rows whose bot has not been told."""
     wanted = (outbox.c.state == "sent") & outbox.c.told.is_(False)
     return _rows(ledger, wanted & outbox.c.bot.in_(list(names)))
 
 
-def told(ledger: Ledger, number: int) -> None:
+def mark_told(ledger: Ledger, number: int) -> None:
     """The bot has been told."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         connection.execute(update(outbox).where(outbox.c.id == number).values(told=True))
 
 
-def spent(
+def count_spent(
     connection: Connection, bot: str, since: datetime, outlet: str | None = None
 ) -> tuple[int, int]:
     """How many posts of `bot` left this box since a moment (at one outlet), and what all cost."""
@@ -214,7 +220,7 @@ def spent(
     return int(posts or 0), int(money or 0)
 
 
-def switched_off(connection: Connection, bot: str, outlet: str = "") -> str | None:
+def stop_reason(connection: Connection, bot: str, outlet: str = "") -> str | None:
     """Why nothing of this bot, or to this outlet, may go out just now."""
     scopes = ["all", f"bot:{bot}", f"outlet:{outlet}"]
     query = select(switches).where(switches.c.scope.in_(scopes)).order_by(switches.c.scope)
@@ -222,10 +228,10 @@ def switched_off(connection: Connection, bot: str, outlet: str = "") -> str | No
     return None if row is None else f"{row.scope} is paused: {row.reason}"
 
 
-def earlier(ledger: Ledger, bot: str, limit: int) -> list[str]:
+def earlier_texts(ledger: Ledger, bot: str, limit: int) -> list[str]:
     """What the bot posted or holds ready, the newest first."""
     said: dict[str, None] = {}  # one draft goes to several outlets
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         live = outbox.c.state.in_(["draft", "approved", "claimed", "sent", "unknown"])
         query = (
             select(outbox.c.text).where(outbox.c.bot == bot, live).order_by(outbox.c.slot.desc())
@@ -242,5 +248,5 @@ def _rows(ledger: Ledger, where: Any) -> list[Row[Any]]:
         drafts.c[n] for n in ("subject", "source", "data", "image", "alt", "links", "own_words")
     ]
     query = select(outbox, *columns).join(drafts, drafts.c.id == outbox.c.draft).where(where)
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         return list(connection.execute(query.order_by(outbox.c.slot, outbox.c.id)).all())

@@ -15,19 +15,19 @@ from rig.errors import WrongUse
 OPEN = ("draft", "approved", "claimed", "unknown")
 
 
-def queue(ledger: Ledger, bot: str | None = None) -> list[Row[Any]]:
+def open_posts(ledger: Ledger, bot: str | None = None) -> list[Row[Any]]:
     """Everything that is not final, the oldest first."""
     where = outbox.c.state.in_(OPEN)
     return _rows(ledger, where if bot is None else where & (outbox.c.bot == bot), newest=False)
 
 
-def sent(ledger: Ledger, bot: str | None, limit: int) -> list[Row[Any]]:
+def latest_posts(ledger: Ledger, bot: str | None, limit: int) -> list[Row[Any]]:
     """What came of the latest drafts, the newest first."""
     where = outbox.c.bot == bot if bot else outbox.c.id > 0
     return _rows(ledger, where, newest=True, limit=limit)
 
 
-def one(ledger: Ledger, number: int) -> Row[Any]:
+def find_post(ledger: Ledger, number: int) -> Row[Any]:
     """One row of the outbox by its number."""
     found = _rows(ledger, outbox.c.id == number, newest=False)
     if not found:
@@ -35,9 +35,9 @@ def one(ledger: Ledger, number: int) -> Row[Any]:
     return found[0]
 
 
-def approve(ledger: Ledger, number: int, now: datetime) -> None:
+def approve_draft(ledger: Ledger, number: int, now: datetime) -> None:
     """Let a waiting draft go out."""
-    row = one(ledger, number)
+    row = find_post(ledger, number)
     if row.state == "draft" and now > row.expires:
         raise WrongUse(
             f"Post {number} waited for too long ({row.expires:%Y-%m-%d %H:%M} UTC was the end)."
@@ -45,11 +45,11 @@ def approve(ledger: Ledger, number: int, now: datetime) -> None:
     _move(ledger, row, ("draft",), "approved", now, not_before=now)
 
 
-def reject(ledger: Ledger, number: int, reason: str, now: datetime) -> None:
+def reject_draft(ledger: Ledger, number: int, reason: str, now: datetime) -> None:
     """Leave a draft out for good."""
     _move(
         ledger,
-        one(ledger, number),
+        find_post(ledger, number),
         ("draft", "approved"),
         "skipped",
         now,
@@ -58,12 +58,12 @@ def reject(ledger: Ledger, number: int, reason: str, now: datetime) -> None:
     )
 
 
-def edit(ledger: Ledger, number: int, text: str, now: datetime) -> None:
+def edit_draft(ledger: Ledger, number: int, text: str, now: datetime) -> None:
     """Give a waiting draft another text, for all its outlets that have not sent it."""
-    row = one(ledger, number)
+    row = find_post(ledger, number)
     if row.state not in ("draft", "approved"):
         raise WrongUse(f"Post {number} is {row.state}: only what waits can be changed.")
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         mine = update(outbox).where(
             outbox.c.draft == row.draft, outbox.c.state.in_(["draft", "approved"])
         )
@@ -72,17 +72,17 @@ def edit(ledger: Ledger, number: int, text: str, now: datetime) -> None:
         connection.execute(mine.values(text=text, source="person"))
 
 
-def resolve(ledger: Ledger, number: int, arrived: bool, now: datetime) -> None:
+def settle_unclear(ledger: Ledger, number: int, arrived: bool, now: datetime) -> None:
     """A person has looked: the unclear post arrived, or it did not and is left out."""
     state, reason = (
         ("sent", "a person saw it") if arrived else ("skipped", "a person looked: it is not there")
     )
-    row = one(ledger, number)
+    row = find_post(ledger, number)
     cost = row.cost if arrived else 0
     _move(ledger, row, ("unknown",), state, now, reason=reason, settled=now, cost=cost)
 
 
-def shown(row: Row[Any]) -> dict[str, Any]:
+def post_object(row: Row[Any]) -> dict[str, Any]:
     """One row as `--json` gives it."""
     return {
         "id": row.id,
@@ -105,7 +105,7 @@ def shown(row: Row[Any]) -> dict[str, Any]:
 def _move(
     ledger: Ledger, row: Row[Any], begin: tuple[str, ...], end: str, now: datetime, **values: Any
 ) -> None:
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         mine = update(outbox).where(outbox.c.id == row.id, outbox.c.state.in_(begin))
         if not connection.execute(mine.values(state=end, **values)).rowcount:
             raise WrongUse(
@@ -119,5 +119,5 @@ def _rows(ledger: Ledger, where: Any, *, newest: bool, limit: int | None = None)
         drafts, drafts.c.id == outbox.c.draft
     )
     order = (outbox.c.slot.desc(), outbox.c.id.desc()) if newest else (outbox.c.slot, outbox.c.id)
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         return list(connection.execute(query.where(where).order_by(*order).limit(limit)).all())

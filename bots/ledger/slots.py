@@ -14,13 +14,13 @@ from sqlalchemy import Connection, func, or_, select, update
 import rig
 from bots.ledger.store import Ledger, insert_new
 from bots.ledger.tables import bots, daemons, runs
-from bots.redact import redact
+from bots.redact import redact_secrets
 
 
-def arrive(ledger: Ledger, box: str, now: datetime) -> str:
+def register_daemon(ledger: Ledger, box: str, now: datetime) -> str:
     """Enter a daemon and return its id; others of the same box are gone, for it holds the box's lock."""
     me = f"{socket.gethostname()[:20]}-{uuid.uuid4().hex[:8]}"
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         gone = (daemons.c.box == box) & daemons.c.ended.is_(None)
         connection.execute(update(daemons).where(gone).values(ended=now))
         row = {"id": me, "box": box, "pid": os.getpid(), "rig": rig.__version__}
@@ -28,38 +28,38 @@ def arrive(ledger: Ledger, box: str, now: datetime) -> str:
     return me
 
 
-def beat(ledger: Ledger, me: str, now: datetime) -> None:
+def record_heartbeat(ledger: Ledger, me: str, now: datetime) -> None:
     """Say that this daemon lives; it fails when the ledger can't be written."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         connection.execute(update(daemons).where(daemons.c.id == me).values(beat=now, ended=None))
 
 
-def leave(ledger: Ledger, me: str, now: datetime) -> None:
+def release_daemon(ledger: Ledger, me: str, now: datetime) -> None:
     """Say that this daemon has stopped, so that its work is free at once."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         connection.execute(update(daemons).where(daemons.c.id == me).values(ended=now))
 
 
-def dead(connection: Connection, me: str, now: datetime, lease: timedelta) -> list[str]:
+def dead_daemons(connection: Connection, me: str, now: datetime, lease: timedelta) -> list[str]:
     """The daemons whose begun work is free: those that left, and those not heard of for `lease`."""
     gone = or_(daemons.c.ended.is_not(None), daemons.c.beat < now - lease)
     return list(connection.scalars(select(daemons.c.id).where(gone, daemons.c.id != me)))
 
 
-def since(ledger: Ledger, bot: str, schedule: str, now: datetime) -> datetime:
+def accounted_until(ledger: Ledger, bot: str, schedule: str, now: datetime) -> datetime:
     """The moment up to which `bot`'s slots are accounted for.
 
     A new bot or a new schedule begins now. A clock that was ahead and was set back doesn't silence the
     bot: later slots stand in the ledger and stay unique, whatever the clock says.
     """
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         row = connection.execute(select(bots).where(bots.c.name == bot)).one_or_none()
         last = select(func.max(runs.c.slot)).where(runs.c.bot == bot, runs.c.slot <= now)
         accounted = connection.scalar(last)
     if row is not None and row.schedule == schedule:
         begin: datetime = max(row.since, accounted) if accounted else row.since
         return min(begin, now)
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         values = {"name": bot, "enabled": False, "schedule": schedule, "since": now}
         if not insert_new(connection, bots, [values]):
             mine = update(bots).where(bots.c.name == bot, bots.c.schedule != schedule)
@@ -67,35 +67,35 @@ def since(ledger: Ledger, bot: str, schedule: str, now: datetime) -> datetime:
     return now
 
 
-def missed(
+def record_missed(
     ledger: Ledger, bot: str, slots: Iterable[datetime], me: str, now: datetime, reason: str
 ) -> int:
     """Account for slots that nobody took."""
     common = {"bot": bot, "state": "missed", "reason": reason, "owner": me}
     rows = [{**common, "slot": slot, "started": now, "ended": now} for slot in slots]
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         return insert_new(connection, runs, rows)
 
 
-def take(ledger: Ledger, bot: str, slot: datetime, me: str, now: datetime) -> int | None:
+def take_slot(ledger: Ledger, bot: str, slot: datetime, me: str, now: datetime) -> int | None:
     """Take a slot; None when another daemon, or this one earlier, has it already."""
     row = {"bot": bot, "slot": slot, "state": "running", "owner": me, "started": now}
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         if not insert_new(connection, runs, [row]):
             return None
         query = select(runs.c.id).where(runs.c.bot == bot, runs.c.slot == slot)
         return int(connection.execute(query).scalar_one())
 
 
-def orphans(ledger: Ledger, bot: str, me: str, now: datetime, lease: timedelta) -> list[Any]:
+def adopt_orphans(ledger: Ledger, bot: str, me: str, now: datetime, lease: timedelta) -> list[Any]:
     """Slots that a dead daemon had begun and not finished, now this daemon's."""
     taken = []
     query = select(runs).where(runs.c.state == "running", runs.c.bot == bot)
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         if connection.execute(query).first() is None:
             return []
-    with ledger.write() as connection:
-        owners = dead(connection, me, now, lease)
+    with ledger.write_transaction() as connection:
+        owners = dead_daemons(connection, me, now, lease)
         for row in connection.execute(query.order_by(runs.c.slot)).all():
             if row.owner not in owners:
                 continue
@@ -106,17 +106,24 @@ def orphans(ledger: Ledger, bot: str, me: str, now: datetime, lease: timedelta) 
     return taken
 
 
-def end(ledger: Ledger, run: int, state: str, reason: str, now: datetime, model: str = "") -> None:
+def close_slot(
+    ledger: Ledger, run: int, state: str, reason: str, now: datetime, model: str = ""
+) -> None:
     """Close a slot without a draft: `nothing`, `skipped`, `missed` or `failed`."""
-    with ledger.write() as connection:
-        values = {"state": state, "reason": redact(reason)[:2000], "ended": now, "model": model}
+    with ledger.write_transaction() as connection:
+        values = {
+            "state": state,
+            "reason": redact_secrets(reason)[:2000],
+            "ended": now,
+            "model": model,
+        }
         mine = update(runs).where(runs.c.id == run, runs.c.state == "running")
         connection.execute(mine.values(**values))
 
 
-def overview(ledger: Ledger, bot: str) -> dict[str, Any]:
+def bot_overview(ledger: Ledger, bot: str) -> dict[str, Any]:
     """For `rig jobs`: whether it is enabled, its last slots, how many of each outcome."""
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         row = connection.execute(select(bots).where(bots.c.name == bot)).one_or_none()
         query = select(runs).where(runs.c.bot == bot).order_by(runs.c.slot.desc()).limit(1)
         last = connection.execute(query).one_or_none()

@@ -23,7 +23,7 @@ READING = {"rig_reading": True}
 
 
 class Ledger:
-    """An open ledger; `write` and `read` give transactions."""
+    """An open ledger; `write_transaction` and `read_transaction` give transactions."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -33,7 +33,7 @@ class Ledger:
         """Open the ledger at `url` (empty: rig's own file) and bring its schema up to date."""
         engine = _engine(url)
         try:
-            migrations.upgrade(engine)
+            migrations.upgrade_schema(engine)
         except DBAPIError as error:
             shown = engine.url.render_as_string(hide_password=True)
             raise RigError(
@@ -42,19 +42,19 @@ class Ledger:
         return cls(engine)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write_transaction(self) -> Iterator[Connection]:
         """A transaction that is committed at the end, or not at all."""
         with self.engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read_transaction(self) -> Iterator[Connection]:
         """A view that does not change while it is looked at."""
         with self.engine.connect().execution_options(**READING) as connection:
             yield connection
 
     @property
-    def shared(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether daemons on other boxes may work with it."""
         return self.engine.dialect.name != "sqlite"
 
@@ -73,15 +73,15 @@ def insert_new(connection: Connection, table: Table, rows: Iterable[Mapping[str,
     return count
 
 
-def place() -> Path:
+def ledger_path() -> Path:
     """Where the ledger lies unless [daemon] database says otherwise."""
     return paths.data_dir() / "ledger.sqlite"
 
 
 def _engine(url: str) -> Engine:
     if not url:
-        place().parent.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{place()}"
+        ledger_path().parent.mkdir(parents=True, exist_ok=True)
+        url = f"sqlite:///{ledger_path()}"
     try:
         found = make_url(url)
         if found.drivername in ("postgresql", "postgres"):

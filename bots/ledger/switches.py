@@ -9,41 +9,43 @@ from sqlalchemy import select, update
 
 from bots.ledger.store import Ledger, insert_new
 from bots.ledger.tables import bots, switches
-from bots.redact import redact
+from bots.redact import redact_secrets
 
 
-def off(ledger: Ledger, scope: str, reason: str, now: datetime) -> None:
+def stop_scope(ledger: Ledger, scope: str, reason: str, now: datetime) -> None:
     """Stop `all`, `bot:NAME` or `outlet:NAME`; the first reason stays."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         insert_new(
-            connection, switches, [{"scope": scope, "reason": redact(reason)[:2000], "at": now}]
+            connection,
+            switches,
+            [{"scope": scope, "reason": redact_secrets(reason)[:2000], "at": now}],
         )
 
 
-def on(ledger: Ledger, scope: str) -> bool:
+def resume_scope(ledger: Ledger, scope: str) -> bool:
     """Let it go on; False when it was not stopped."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         done = connection.execute(switches.delete().where(switches.c.scope == scope))
         return bool(done.rowcount)
 
 
-def stopped(ledger: Ledger) -> dict[str, str]:
+def stopped_scopes(ledger: Ledger) -> dict[str, str]:
     """Everything that is stopped, with the reason."""
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         rows = connection.execute(select(switches).order_by(switches.c.scope))
         return {row.scope: row.reason for row in rows}
 
 
-def enable(ledger: Ledger, bot: str, enabled: bool, schedule: str, now: datetime) -> None:
+def set_enabled(ledger: Ledger, bot: str, enabled: bool, schedule: str, now: datetime) -> None:
     """Let a bot speak to the world, or take that from it."""
-    with ledger.write() as connection:
+    with ledger.write_transaction() as connection:
         row: dict[str, Any] = {"name": bot, "enabled": enabled, "schedule": schedule, "since": now}
         if not insert_new(connection, bots, [row]):
             mine = update(bots).where(bots.c.name == bot)
             connection.execute(mine.values(enabled=enabled))
 
 
-def enabled(ledger: Ledger, bot: str) -> bool:
+def is_enabled(ledger: Ledger, bot: str) -> bool:
     """Whether a person has let the bot speak to the world."""
-    with ledger.read() as connection:
+    with ledger.read_transaction() as connection:
         return bool(connection.scalar(select(bots.c.enabled).where(bots.c.name == bot)))

@@ -28,7 +28,7 @@ from sqlalchemy import (
 metadata = MetaData()
 
 
-class Moment(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """A moment in UTC; a naive one is refused, so that no local time slips in."""
 
     impl = DateTime(timezone=True)
@@ -60,7 +60,7 @@ bots = Table(
     Column("name", String(40), primary_key=True),
     Column("enabled", Boolean, nullable=False, default=False),
     Column("schedule", Text, nullable=False),
-    Column("since", Moment, nullable=False),  # slots before this are none of ours
+    Column("since", UtcDateTime, nullable=False),  # slots before this are none of ours
 )
 
 switches = Table(  # a row means: stopped; scope is "all", "bot:NAME" or "outlet:NAME"
@@ -68,7 +68,7 @@ switches = Table(  # a row means: stopped; scope is "all", "bot:NAME" or "outlet
     metadata,
     Column("scope", String(60), primary_key=True),
     Column("reason", Text, nullable=False),
-    Column("at", Moment, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
 )
 
 daemons = Table(
@@ -78,9 +78,9 @@ daemons = Table(
     Column("box", Text, nullable=False),  # host and folder
     Column("pid", Integer, nullable=False),
     Column("rig", String(20), nullable=False),
-    Column("started", Moment, nullable=False),
-    Column("beat", Moment, nullable=False),
-    Column("ended", Moment),
+    Column("started", UtcDateTime, nullable=False),
+    Column("beat", UtcDateTime, nullable=False),
+    Column("ended", UtcDateTime),
 )
 
 runs = Table(
@@ -88,13 +88,13 @@ runs = Table(
     metadata,
     Column("id", Key, primary_key=True, autoincrement=True),
     Column("bot", String(40), nullable=False),
-    Column("slot", Moment, nullable=False),
+    Column("slot", UtcDateTime, nullable=False),
     Column("state", String(10), nullable=False),  # running drafted nothing skipped missed failed
     Column("reason", Text, nullable=False, default=""),
     Column("owner", String(40), nullable=False),
     Column("attempt", Integer, nullable=False, default=1),
-    Column("started", Moment, nullable=False),
-    Column("ended", Moment),
+    Column("started", UtcDateTime, nullable=False),
+    Column("ended", UtcDateTime),
     Column("model", Text, nullable=False, default=""),
     UniqueConstraint("bot", "slot"),
     Index("runs_state", "state", "bot"),
@@ -105,8 +105,8 @@ drafts = Table(
     metadata,
     Column("id", Key, primary_key=True, autoincrement=True),
     Column("bot", String(40), nullable=False),
-    Column("slot", Moment, nullable=False),
-    Column("made", Moment, nullable=False),
+    Column("slot", UtcDateTime, nullable=False),
+    Column("made", UtcDateTime, nullable=False),
     Column("text", Text, nullable=False),
     Column("subject", Text, nullable=False, default=""),
     Column("source", String(10), nullable=False),
@@ -127,19 +127,19 @@ outbox = Table(
     Column("draft", Key, nullable=False),
     Column("bot", String(40), nullable=False),
     Column("outlet", String(40), nullable=False),
-    Column("slot", Moment, nullable=False),
+    Column("slot", UtcDateTime, nullable=False),
     Column("text", Text, nullable=False),
     Column("key", String(64), nullable=False, unique=True),
     Column(
         "state", String(10), nullable=False
     ),  # draft approved claimed sent unknown failed skipped
     Column("reason", Text, nullable=False, default=""),
-    Column("not_before", Moment, nullable=False),
-    Column("expires", Moment, nullable=False),
+    Column("not_before", UtcDateTime, nullable=False),
+    Column("expires", UtcDateTime, nullable=False),
     Column("attempt", Integer, nullable=False, default=0),
     Column("owner", String(40), nullable=False, default=""),
-    Column("claimed", Moment),
-    Column("settled", Moment),
+    Column("claimed", UtcDateTime),
+    Column("settled", UtcDateTime),
     Column("external_id", Text, nullable=False, default=""),
     Column("cost", BigInteger, nullable=False, default=0),
     Column("away", Boolean, nullable=False),
@@ -158,6 +158,6 @@ shown = Table(
     Column("bot", String(40), primary_key=True),
     Column("round", Integer, primary_key=True),
     Column("card", String(80), primary_key=True),
-    Column("slot", Moment, nullable=False),
+    Column("slot", UtcDateTime, nullable=False),
     UniqueConstraint("bot", "slot"),
 )

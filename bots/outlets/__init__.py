@@ -22,7 +22,7 @@ KINDS = {
 """Kind and class: `x` is the class X of the module `bots.outlets.x`."""
 
 
-def build(
+def build_outlet(
     name: str, tables: Mapping[str, Mapping[str, Any]], secrets: Mapping[str, str] | None = None
 ) -> Outlet:
     """The outlet called `name` as `[outlets.NAME]` describes it; `kind` is the name unless given."""

@@ -2,7 +2,7 @@
 
 A failed sending is one of four things, and the ledger treats each differently: it certainly did not go
 out (`NotSent`, tried again later), it never will (`Rejected`), nothing will until a person looks (`Halt`),
-or nobody knows (`Unclear`, never sent again before `find` has looked for it).
+or nobody knows (`Unclear`, never sent again before `find_post` has looked for it).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Post:
     image: Path | None = None
     alt: str = ""
     claimed: datetime | None = None
-    """When sending began; `find` looks no further back."""
+    """When sending began; `find_post` looks no further back."""
     attempt: int = 1
     """The how manieth time it is sent."""
     media: str = ""
-    """What `prepare` returned: the platform's name of an uploaded picture."""
+    """What `prepare_post` returned: the platform's name of an uploaded picture."""
 
 
 class NotSent(Exception):
     """It did not go out, and may later; `again` is the earliest moment that makes sense.
 
-    `fresh`: what `prepare` returned is of no use any more.
+    `fresh`: what `prepare_post` returned is of no use any more.
     """
 
     def __init__(self, reason: str, again: datetime | None = None, *, fresh: bool = False) -> None:
@@ -79,7 +79,7 @@ class Outlet:
     """Field and what it is, for the question."""
     settings: ClassVar[type[FrozenModel]] = FrozenModel
     settle: float = 60.0
-    """Seconds after the hard limit of a call before `find` may conclude that a post is lost."""
+    """Seconds after the hard limit of a call before `find_post` may conclude that a post is lost."""
 
     def __init__(self, name: str, settings: Any, secrets: Mapping[str, str] | None = None) -> None:
         self.name = name
@@ -90,47 +90,47 @@ class Outlet:
     def credentials(self) -> Mapping[str, str]:
         """The secrets, read when they are first needed."""
         if self._given is None:
-            from bots.credentials import load
+            from bots.credentials import load_credentials
 
-            self._given = load(self.name, self.secrets)
+            self._given = load_credentials(self.name, self.secrets)
         return self._given
 
     limit: int = 100_000
-    """How long a text may be, in what `measure` counts."""
+    """How long a text may be, in what `measure_text` counts."""
 
-    def measure(self, text: str) -> int:
+    def measure_text(self, text: str) -> int:
         """How long `text` is here."""
         return len(unicodedata.normalize("NFC", text))
 
-    def faults(self, text: str) -> list[str]:
+    def text_faults(self, text: str) -> list[str]:
         """Why this outlet cannot carry `text`."""
-        length = self.measure(text)
+        length = self.measure_text(text)
         if length > self.limit:
             return [f"The post is too long: {length} of {self.limit} for {self.name}."]
         return []
 
-    def price(self, text: str, image: bool = False) -> int:
+    def post_price(self, text: str, image: bool = False) -> int:
         """What sending `text` costs, in millionths of a dollar."""
         return 0
 
-    def prepare(self, post: Post, media: str) -> str:
+    def prepare_post(self, post: Post, media: str) -> str:
         """Do what nobody sees and may be done twice, such as uploading a picture; before the claim.
 
-        `media` is what an earlier attempt returned. Raises as `send` does, but never `Unclear`.
+        `media` is what an earlier attempt returned. Raises as `send_post` does, but never `Unclear`.
         """
         return media
 
-    def send(self, post: Post) -> str:
+    def send_post(self, post: Post) -> str:
         """Send it and return the platform's name for it; raises one of the four above."""
         raise NotImplementedError
 
-    def find(self, post: Post) -> str:
+    def find_post(self, post: Post) -> str:
         """What became of an unclear post: its id, `LOST`, or `UNKNOWN` when only a person can tell.
 
         Raises `NotSent` when it can't look now.
         """
         return UNKNOWN
 
-    def whoami(self) -> str:
+    def account_name(self) -> str:
         """The account that the credentials belong to, asked of the platform; for `rig auth`."""
         return "nobody: this outlet has no account"

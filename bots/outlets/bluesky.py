@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.graphemes import LINK, TAG, graphemes
-from bots.outlets.network_errors import CONNECT, READ, broken, moment
+from bots.outlets.graphemes import LINK, TAG, count_graphemes
+from bots.outlets.network_errors import CONNECT, READ, parse_unix_time, raise_network_error
 from rig import paths
 from rig.atomic import write_text
 from rig.validation import FrozenModel
@@ -50,18 +50,18 @@ class Bluesky(Outlet):
     limit = 300
     settle = 5.0
 
-    def measure(self, text: str) -> int:
+    def measure_text(self, text: str) -> int:
         """Characters as a reader sees them."""
-        return graphemes(text)
+        return count_graphemes(text)
 
-    def faults(self, text: str) -> list[str]:
+    def text_faults(self, text: str) -> list[str]:
         """300 characters and 3000 bytes."""
         size = len(text.encode())
         if size > 3000:
             return [f"The post is too long: {size} of 3000 bytes for {self.name}."]
-        return super().faults(text)
+        return super().text_faults(text)
 
-    def prepare(self, post: Post, media: str) -> str:
+    def prepare_post(self, post: Post, media: str) -> str:
         """Upload the picture, once; one that is too large is left out."""
         with self._client() as client:  # credentials that are missing are noticed before the claim
             if post.image is None or media or post.image.stat().st_size > LARGEST:
@@ -70,12 +70,12 @@ class Bluesky(Outlet):
                 blob = client.upload_blob(post.image.read_bytes()).blob
             except Exception as error:
                 try:
-                    judge(error)
+                    raise_bluesky_error(error)
                 except Unclear as unclear:  # a picture that no post shows may go up twice
                     raise NotSent(str(unclear)) from error
             return str(blob.model_dump_json(by_alias=True))
 
-    def send(self, post: Post) -> str:
+    def send_post(self, post: Post) -> str:
         """Create the record under its own key."""
         record: dict[str, Any] = {
             "$type": COLLECTION,
@@ -83,7 +83,7 @@ class Bluesky(Outlet):
             "createdAt": _now(post).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "langs": list(self.options.languages),
         }
-        if found := facets(post.text):
+        if found := build_facets(post.text):
             record["facets"] = found
         if post.media:
             picture = {"alt": post.alt, "image": json.loads(post.media)}
@@ -92,7 +92,7 @@ class Bluesky(Outlet):
             data = {
                 "repo": _did(client),
                 "collection": COLLECTION,
-                "rkey": rkey(post),
+                "rkey": record_key(post),
                 "record": record,
             }
             try:
@@ -100,14 +100,14 @@ class Bluesky(Outlet):
             except Exception as error:
                 if _status(error) == 400 and (there := _there(client, post)):
                     return there
-                judge(error)
+                raise_bluesky_error(error)
 
-    def find(self, post: Post) -> str:
+    def find_post(self, post: Post) -> str:
         """Ask for the record by its key."""
         with self._client() as client:
             return _there(client, post) or LOST
 
-    def whoami(self) -> str:
+    def account_name(self) -> str:
         """The account's handle, as the service knows it."""
         _session_file(self.name).unlink(missing_ok=True)
         with self._client() as client:
@@ -131,7 +131,7 @@ class Bluesky(Outlet):
                     )
             except Exception as error:
                 try:
-                    judge(error)
+                    raise_bluesky_error(error)
                 except (Unclear, Rejected) as unclear:  # nothing was posted by logging in
                     raise NotSent(f"login: {unclear}") from error
             yield client
@@ -155,7 +155,7 @@ def _resumed(client: atproto.Client, path: Path) -> bool:
 
 def _there(client: atproto.Client, post: Post) -> str:
     """The address of the post's record; empty when there is none."""
-    params = {"repo": _did(client), "collection": COLLECTION, "rkey": rkey(post)}
+    params = {"repo": _did(client), "collection": COLLECTION, "rkey": record_key(post)}
     try:
         return str(client.com.atproto.repo.get_record(params).uri)
     except Exception as error:
@@ -170,10 +170,10 @@ def _did(client: atproto.Client) -> str:
     return str(session.did)
 
 
-def facets(text: str) -> list[Mapping[str, Any]]:
+def build_facets(text: str) -> list[Mapping[str, Any]]:
     """What is to be a link or a tag, by byte offsets: Bluesky makes neither of plain text.
 
-    >>> facets("é https://a.example/x")[0]["index"]
+    >>> build_facets("é https://a.example/x")[0]["index"]
     {'byteStart': 3, 'byteEnd': 22}
     """
     found: list[Mapping[str, Any]] = []
@@ -189,11 +189,11 @@ def facets(text: str) -> list[Mapping[str, Any]]:
     return found
 
 
-def rkey(post: Post) -> str:
+def record_key(post: Post) -> str:
     """The record's key: a TID of the slot, its lowest digits drawn from the post's own key.
 
     >>> from datetime import datetime, UTC
-    >>> rkey(Post("cards", datetime(2026, 11, 22, 14, tzinfo=UTC), "", "k"))
+    >>> record_key(Post("cards", datetime(2026, 11, 22, 14, tzinfo=UTC), "", "k"))
     '3n2vrmemd7dkd'
     """
     micros = int(post.slot.timestamp() * 1_000_000)
@@ -202,7 +202,7 @@ def rkey(post: Post) -> str:
     return "".join(LETTERS[(number >> shift) & 31] for shift in range(60, -1, -5))
 
 
-def judge(error: Exception) -> NoReturn:
+def raise_bluesky_error(error: Exception) -> NoReturn:
     """Say what an error of atproto means."""
     from atproto import exceptions
 
@@ -211,11 +211,11 @@ def judge(error: Exception) -> NoReturn:
         raise error
     if status is None:
         if isinstance(error, exceptions.AtProtocolError) and error.__cause__ is not None:
-            broken(error.__cause__)
+            raise_network_error(error.__cause__)
         raise Unclear(said) from error
     if status == 429:
         headers = getattr(getattr(error, "response", None), "headers", {})
-        raise NotSent(said, moment(headers.get("ratelimit-reset"))) from error
+        raise NotSent(said, parse_unix_time(headers.get("ratelimit-reset"))) from error
     if status in (401, 403):
         raise Halt(f"{said}: make a new app password and set it with `rig auth`") from error
     if status == 400 or status == 413:
@@ -245,8 +245,8 @@ def _session_file(name: str) -> Path:
 
 
 def _keep(path: Path, session: str) -> None:
-    from bots.redact import remember
+    from bots.redact import remember_secrets
 
-    remember(session.split(":::"))
+    remember_secrets(session.split(":::"))
     write_text(path, session)
     path.chmod(0o600)

@@ -32,7 +32,7 @@ class File(Outlet):
         super().__init__(*args, **kwargs)
         self.limit = self.options.limit
 
-    def send(self, post: Post) -> str:
+    def send_post(self, post: Post) -> str:
         """Append it."""
         path = Path(self.options.path)
         line = {"key": post.key, "bot": post.bot, "slot": post.slot.isoformat(), "text": post.text}
@@ -50,7 +50,7 @@ class File(Outlet):
             raise NotSent(f"{path}: {error.strerror}") from error
         return post.key
 
-    def find(self, post: Post) -> str:
+    def find_post(self, post: Post) -> str:
         """Look for its line."""
         path = Path(self.options.path)
         if not path.exists():

@@ -10,10 +10,10 @@ LINK = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,;:!?)\]]")
 TAG = re.compile(r"(?<!\w)#(\w*[^\W\d]\w*)")
 
 
-def graphemes(text: str) -> int:
+def count_graphemes(text: str) -> int:
     """How many characters a reader sees.
 
-    >>> graphemes("Moss"), graphemes("👨‍👩‍👧"), graphemes("é")
+    >>> count_graphemes("Moss"), count_graphemes("👨‍👩‍👧"), count_graphemes("é")
     (4, 1, 1)
     """
     return len(regex.findall(r"\X", text))

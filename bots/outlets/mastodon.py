@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.graphemes import LINK, graphemes
-from bots.outlets.network_errors import CONNECT, READ, broken
+from bots.outlets.graphemes import LINK, count_graphemes
+from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from rig.validation import FrozenModel
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ class Mastodon(Outlet):
         super().__init__(*args, **kwargs)
         self.limit = self.options.limit
 
-    def measure(self, text: str) -> int:
+    def measure_text(self, text: str) -> int:
         """Characters as a reader sees them, a link being 23."""
-        return graphemes(LINK.sub("_" * 23, text))
+        return count_graphemes(LINK.sub("_" * 23, text))
 
-    def prepare(self, post: Post, media: str) -> str:
+    def prepare_post(self, post: Post, media: str) -> str:
         """Upload the picture with its alt text, once."""
         with self._client() as client:  # credentials that are missing are noticed before the claim
             if post.image is None or media:
@@ -61,11 +61,11 @@ class Mastodon(Outlet):
                 return str(client.media_post(picture, "image/jpeg", description=post.alt).id)
             except Exception as error:
                 try:
-                    judge(error, client)
+                    raise_mastodon_error(error, client)
                 except Unclear as unclear:  # a picture that no post shows may go up twice
                     raise NotSent(str(unclear)) from error
 
-    def send(self, post: Post) -> str:
+    def send_post(self, post: Post) -> str:
         """Post it under its key; sent again within the hour, the server answers with the same post."""
         with self._client() as client:
             try:
@@ -78,9 +78,9 @@ class Mastodon(Outlet):
                 )
                 return str(found.id)
             except Exception as error:
-                judge(error, client)
+                raise_mastodon_error(error, client)
 
-    def find(self, post: Post) -> str:
+    def find_post(self, post: Post) -> str:
         """Look through the account's own newest posts; a lost one is safe to send, the key guards it."""
         try:
             with self._client() as client:
@@ -95,13 +95,13 @@ class Mastodon(Outlet):
                 return str(status.id)
         return LOST
 
-    def whoami(self) -> str:
+    def account_name(self) -> str:
         """The account's name."""
         with self._client() as client:
             try:
                 return f"@{client.account_verify_credentials().acct}"
             except Exception as error:
-                judge(error, client)
+                raise_mastodon_error(error, client)
 
     @contextmanager
     def _client(self) -> Iterator[mastodon.Mastodon]:
@@ -120,13 +120,13 @@ class Mastodon(Outlet):
             )
 
 
-def judge(error: Exception, client: mastodon.Mastodon) -> NoReturn:
+def raise_mastodon_error(error: Exception, client: mastodon.Mastodon) -> NoReturn:
     """Say what an error of Mastodon.py means."""
     import mastodon
 
     said = f"Mastodon: {' '.join(str(part) for part in error.args)[:300]}"
     if isinstance(error, mastodon.MastodonNetworkError):
-        broken(error.__cause__ or error.__context__ or error)
+        raise_network_error(error.__cause__ or error.__context__ or error)
     if isinstance(error, mastodon.MastodonRatelimitError):
         if "Hit rate limit" not in said:
             raise Unclear(said) from error

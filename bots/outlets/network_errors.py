@@ -15,13 +15,13 @@ CONNECT, READ = 5.0, 20.0
 """Seconds until a connection stands, and without a byte."""
 
 
-def broken(error: BaseException) -> NoReturn:
+def raise_network_error(error: BaseException) -> NoReturn:
     """Raise `NotSent` or `Unclear` for an error of requests or httpx."""
     said = f"{type(error).__name__}: {_shortly(error)}"
-    raise (NotSent(said) if before_sending(error) else Unclear(said)) from error
+    raise (NotSent(said) if failed_before_sending(error) else Unclear(said)) from error
 
 
-def before_sending(error: BaseException) -> bool:
+def failed_before_sending(error: BaseException) -> bool:
     """Whether no byte of the request can have arrived."""
     import httpx
 
@@ -42,7 +42,7 @@ def before_sending(error: BaseException) -> bool:
     return isinstance(reason, wire.NewConnectionError | wire.ConnectTimeoutError | wire.SSLError)
 
 
-def moment(seconds: object) -> datetime | None:
+def parse_unix_time(seconds: object) -> datetime | None:
     """A header such as x-rate-limit-reset (unix seconds) as a moment; None when it is not one."""
     try:
         return datetime.fromtimestamp(float(str(seconds)), UTC)

@@ -16,18 +16,18 @@ class Screen(Outlet):
 
     limit = 280
 
-    def measure(self, text: str) -> int:
+    def measure_text(self, text: str) -> int:
         """Weighted as on X."""
         from bots.outlets.x_length import weighted_length
 
         return weighted_length(text)
 
-    def send(self, post: Post) -> str:
+    def send_post(self, post: Post) -> str:
         """Print it."""
         sys.stdout.write(f"{post.slot:%Y-%m-%d %H:%M} {post.bot}: {post.text}\n")
         sys.stdout.flush()
         return post.key
 
-    def find(self, post: Post) -> str:
+    def find_post(self, post: Post) -> str:
         """A line on a screen leaves no trace, and printing it again hurts nobody."""
         return LOST

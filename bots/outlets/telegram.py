@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from bots.outlets.base import Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.network_errors import CONNECT, READ, broken
+from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from rig.validation import FrozenModel
 
 CAPTION = 1024
@@ -33,19 +33,19 @@ class Telegram(Outlet):
     secrets = {"token": "the bot's token from @BotFather"}  # noqa: RUF012
     limit = 4096
 
-    def measure(self, text: str) -> int:
+    def measure_text(self, text: str) -> int:
         """UTF-16 units, as Telegram counts."""
         return len(text.encode("utf-16-le")) // 2
 
-    def prepare(self, post: Post, media: str) -> str:
+    def prepare_post(self, post: Post, media: str) -> str:
         """Only make sure that there is a token."""
         _ = self.credentials["token"]
         return media
 
-    def send(self, post: Post) -> str:
+    def send_post(self, post: Post) -> str:
         """Send a message, or a picture with the text below it where it fits."""
         common = {"chat_id": self.options.chat, "disable_notification": self.options.silent}
-        if post.image is not None and self.measure(post.text) <= CAPTION:
+        if post.image is not None and self.measure_text(post.text) <= CAPTION:
             picture = {"photo": (post.image.name, post.image.read_bytes(), "image/jpeg")}
             data = {key: str(value).lower() for key, value in common.items()}
             found = self._call("sendPhoto", data={**data, "caption": post.text}, files=picture)
@@ -55,7 +55,7 @@ class Telegram(Outlet):
             found = self._call("sendMessage", json=body)
         return str(found["message_id"])
 
-    def whoami(self) -> str:
+    def account_name(self) -> str:
         """The bot's name."""
         return f"@{self._call('getMe')['username']}"
 
@@ -67,19 +67,19 @@ class Telegram(Outlet):
             with httpx.Client(timeout=httpx.Timeout(READ, connect=CONNECT)) as client:
                 answer = client.post(url, **content)
         except httpx.HTTPError as error:
-            broken(error)
+            raise_network_error(error)
         try:
             body = dict(answer.json())
         except (ValueError, TypeError):
             body = {}
         if answer.status_code >= 400 or body.get("ok") is False:
-            judge(answer.status_code, body)
+            raise_telegram_error(answer.status_code, body)
         if not isinstance(body.get("result"), dict):
             raise Unclear("Telegram answered in a form of its own")
         return dict(body["result"])
 
 
-def judge(status: int, body: dict[str, Any]) -> NoReturn:
+def raise_telegram_error(status: int, body: dict[str, Any]) -> NoReturn:
     """Say what an error answer means."""
     said = f"Telegram: {status} {body.get('description', '')}"
     if status == 429:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.network_errors import CONNECT, READ, broken
+from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from rig.validation import FrozenModel
 
 
@@ -42,12 +42,12 @@ class Webhook(Outlet):
         needed = {"url": not settings.url, "token": settings.token}
         self.secrets = {key: wanted[key] for key, needs in needed.items() if needs}
 
-    def prepare(self, post: Post, media: str) -> str:
+    def prepare_post(self, post: Post, media: str) -> str:
         """Only make sure that nothing is missing."""
         _ = self.credentials
         return media
 
-    def send(self, post: Post) -> str:
+    def send_post(self, post: Post) -> str:
         """Post it."""
         import httpx
 
@@ -62,17 +62,17 @@ class Webhook(Outlet):
             with httpx.Client(timeout=httpx.Timeout(READ, connect=CONNECT)) as client:
                 answer = client.post(url, json=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            broken(error)
+            raise_network_error(error)
         if not answer.is_success:
-            judge(answer)
+            raise_webhook_error(answer)
         return _id(answer) or post.key
 
-    def find(self, post: Post) -> str:
+    def find_post(self, post: Post) -> str:
         """Nobody to ask; where the other side knows the key, sending again is safe."""
         return LOST if self.options.idempotent else UNKNOWN
 
 
-def judge(answer: Any) -> NoReturn:
+def raise_webhook_error(answer: Any) -> NoReturn:
     """Say what an error answer means."""
     status = answer.status_code
     said = f"the webhook answered {status}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
-from bots.outlets.network_errors import CONNECT, READ, broken, moment
+from bots.outlets.network_errors import CONNECT, READ, parse_unix_time, raise_network_error
 from bots.outlets.x_length import has_link, weighted_length
 from rig.validation import FrozenModel
 
@@ -58,17 +58,17 @@ class X(Outlet):
         super().__init__(*args, **kwargs)
         self.settle = float(self.options.settle)
 
-    def measure(self, text: str) -> int:
+    def measure_text(self, text: str) -> int:
         """The weighted length."""
         return weighted_length(text)
 
-    def price(self, text: str, image: bool = False) -> int:
+    def post_price(self, text: str, image: bool = False) -> int:
         """In millionths of a dollar: thirteen times as much with a link."""
         post: float = self.options.price_with_link if has_link(text) else self.options.price
         words: float = self.options.price_of_alt_text if image else 0.0
         return round((post + words) * 1_000_000)
 
-    def prepare(self, post: Post, media: str) -> str:
+    def prepare_post(self, post: Post, media: str) -> str:
         """Upload the picture and its alt text, once."""
         import requests
 
@@ -84,7 +84,7 @@ class X(Outlet):
         except (KeyError, ValueError) as error:
             raise NotSent(f"the picture: X answered in a form of its own ({error!r})") from error
 
-    def send(self, post: Post) -> str:
+    def send_post(self, post: Post) -> str:
         """Post it; a duplicate is looked for, for it may be this very post."""
         import requests
         import tweepy
@@ -96,13 +96,13 @@ class X(Outlet):
         except tweepy.HTTPException as error:
             if error.response.status_code == 403 and "duplicate content" in _detail(error.response):
                 return self._duplicate(post)
-            judge(error.response)
+            raise_x_error(error.response)
         except requests.RequestException as error:
-            broken(error)
+            raise_network_error(error)
         except (tweepy.TweepyException, KeyError, TypeError, ValueError) as error:
             raise Unclear(f"X answered in a form of its own ({error!r})") from error
 
-    def find(self, post: Post) -> str:
+    def find_post(self, post: Post) -> str:
         """Look through the account's own newest posts."""
         import requests
         import tweepy
@@ -124,7 +124,7 @@ class X(Outlet):
                 return str(tweet.id)
         return LOST
 
-    def whoami(self) -> str:
+    def account_name(self) -> str:
         """The account's name."""
         import tweepy
 
@@ -132,10 +132,10 @@ class X(Outlet):
             with self._client() as client:
                 return f"@{client.get_me(user_auth=True).data.username}"
         except tweepy.HTTPException as error:
-            judge(error.response)
+            raise_x_error(error.response)
 
     def _duplicate(self, post: Post) -> str:
-        found = self.find(post)
+        found = self.find_post(post)
         if found != LOST:
             return found
         if post.attempt > 1:
@@ -184,13 +184,13 @@ class X(Outlet):
         answer = client.session.post(HOST + path, auth=signer.apply_auth(), **content)
         if not answer.ok:
             try:
-                judge(answer)
+                raise_x_error(answer)
             except Unclear as error:  # nobody sees a picture that no post shows: it may go up twice
                 raise NotSent(str(error)) from error
         return answer
 
 
-def judge(answer: requests.Response) -> NoReturn:
+def raise_x_error(answer: requests.Response) -> NoReturn:
     """Say what an error answer of X means; facts/errors of the API in `tests/test_bots_x.py`."""
     status, detail = answer.status_code, _detail(answer)
     said = f"X: {status} {detail}"
@@ -226,7 +226,7 @@ def latest_reset(headers: Any) -> datetime | None:
     """
     resets = {}
     for name in ("x-rate-limit", "x-app-limit-24hour", "x-user-limit-24hour"):
-        if found := moment(headers.get(f"{name}-reset")):
+        if found := parse_unix_time(headers.get(f"{name}-reset")):
             resets[found] = str(headers.get(f"{name}-remaining", "0")) == "0"
     used_up = [reset for reset, empty in resets.items() if empty]
     return max(used_up or resets, default=None)

@@ -64,7 +64,7 @@ def by_hand(found: Settings, ledger: Ledger, clock: Clock, **more: Any) -> tuple
     scheduler = ByHand(clock)
     daemon = Daemon(found, ledger, clock=clock, scheduler=scheduler, **more)
     scheduler.start(paused=False)
-    daemon.plan()
+    daemon.schedule_jobs()
     return daemon, scheduler
 
 
