@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -67,10 +66,11 @@ def serve(
     time_limit: float,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's words: a run folder, a GGUF file, or a pulled reference."""
-    from rig.model.gguf import read_header
+    from rig.model.gguf import fingerprint_file, read_header
     from rig.options import read_api_key
     from serve import server
     from serve.api.idle import IdleTimer
+    from serve.config import EngineConfig, ServerConfig
     from serve.hardware.machine import inspect_machine
     from serve.hardware.memory import fit_context
     from serve.models.catalogue import find_model_file, served_model_name
@@ -86,38 +86,38 @@ def serve(
     fits = fit_context(header, box, ctx, micro_batch=batch, cache=cache_type, flash_attn=flash_attn)
     threads = threads or box.threads
     adapters = [_adapter(lora) for lora in loras]
-    engine: dict[str, Any] = {
-        "ctx": fits.context,
-        "parallel": parallel,
-        "threads": threads,
-        "batch": batch,
-        "parked_bytes": fits.parked,
-        "kv_type": cache_type,
-        "flash_attn": flash_attn,
-        "mlock": mlock,
-        "adapters": tuple(str(path) for _, path in adapters),
-        "disk": str(paths.cache_dir() / "prefixes") if prefix_cache else "",
-        "disk_bytes": int(prefix_cache * 2**30),
-        "drafting": not no_draft,
-    }
-    app: dict[str, Any] = {
-        "waiting": queue,
-        "api_key": key,
-        "hosts": (*hosts, host),
-        "body_limit": int(body_limit * 2**20),
-        "time_limit": time_limit,
-        "add_system": not no_system,
-        "adapters": tuple(name for name, _ in adapters),
-    }
     click.echo(f"{name}: {fits.describe_memory()}; {threads} threads", err=True)
-    server.make_server(
-        model=model,
-        path=path,
-        name=name,
-        address=server.ListenAddress(host, port),
-        engine=engine,
-        app=app,
-        idle=IdleTimer(idle_unload, idle_exit),
+    server.ModelServer(
+        model,
+        server.ListenAddress(host, port),
+        EngineConfig(
+            model=str(path),
+            ctx=fits.context,
+            parallel=parallel,
+            threads=threads,
+            batch=batch,
+            parked_bytes=fits.parked,
+            kv_type=cache_type,
+            flash_attn=flash_attn,
+            mlock=mlock,
+            adapters=tuple(str(path) for _, path in adapters),
+            disk=str(paths.cache_dir() / "prefixes") if prefix_cache else "",
+            disk_bytes=int(prefix_cache * 2**30),
+            drafting=not no_draft,
+        ),
+        ServerConfig(
+            name=name,
+            fingerprint=fingerprint_file(path),
+            parallel=parallel,
+            waiting=queue,
+            api_key=key,
+            hosts=(*hosts, host),
+            body_limit=int(body_limit * 2**20),
+            time_limit=time_limit,
+            add_system=not no_system,
+            adapters=tuple(name for name, _ in adapters),
+        ),
+        IdleTimer(idle_unload, idle_exit),
     ).serve_until_stopped()
 
 

@@ -11,17 +11,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import uvicorn
 
 from rig.errors import RigError, WrongUse
-from rig.model import gguf
 from rig.server import running_servers, sd_notify
-from serve.api.app import App, ServerConfig
+from serve.api.app import App
 from serve.api.idle import IdleTimer
-from serve.engine.supervisor import EngineConfig, EngineSupervisor
+from serve.config import EngineConfig, ServerConfig
+from serve.engine.supervisor import EngineSupervisor
 
 GRACE = 10
 """Seconds that requests in progress get when the server is told to leave."""
@@ -41,21 +40,21 @@ class ListenAddress:
 
 
 class ModelServer:
-    """Runs `app` on `address` until a signal, or until `idle` says so."""
+    """Serves `model`, as the user calls it, on `address` until a signal, or until `idle` says so."""
 
     def __init__(
         self,
         model: str,
         address: ListenAddress,
-        host: EngineSupervisor,
-        app: App,
-        announced_key: str | None,
+        engine: EngineConfig,
+        server: ServerConfig,
+        idle: IdleTimer,
     ) -> None:
         self._model = model
         self._address = address
-        self._host = host
-        self._app = app
-        self._key = announced_key
+        self._host = EngineSupervisor(engine)
+        self._app = App(self._host, server, idle)
+        self._key = server.api_key
         self._announced: Path | None = None
 
     def serve_until_stopped(self) -> None:
@@ -155,26 +154,6 @@ class UvicornServer(uvicorn.Server):
     def request_exit(self) -> None:
         """Stop taking requests and finish those in progress."""
         self.should_exit = True
-
-
-def make_server(
-    *,
-    model: str,
-    path: Path,
-    name: str,
-    address: ListenAddress,
-    engine: dict[str, Any],
-    app: dict[str, Any],
-    idle: IdleTimer,
-) -> ModelServer:
-    """Put the parts together; `engine` and `app` are fields of `EngineConfig` and `ServerConfig`."""
-    settings = EngineConfig(model=str(path), **engine)
-    stat = path.stat()
-    family = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    host = EngineSupervisor(settings, family)
-    mark, parallel = gguf.fingerprint_file(path), settings.parallel
-    made = App(host, ServerConfig(name=name, fingerprint=mark, parallel=parallel, **app), idle)
-    return ModelServer(model, address, host, made, made.config.api_key)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from rig.errors import RigError, WrongUse
 from rig.model import gguf as model_gguf
-from serve.engine.supervisor import EngineConfig
+from serve.config import EngineConfig
 from serve.hardware import machine, memory
 
 GIB = 2**30

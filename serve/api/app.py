@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -29,29 +28,8 @@ from serve.api.metrics import ServerMetrics
 from serve.api.middleware import RequestGuard, error_body
 from serve.api.requests import RequestPlanner
 from serve.api.responses import CompletionRunner, ReplyFailed
+from serve.config import ServerConfig
 from serve.engine.supervisor import EngineDown, EngineRefused, EngineSupervisor
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """How the HTTP side behaves; sizes in bytes, times in seconds."""
-
-    name: str
-    """What the model is called."""
-    fingerprint: str = ""
-    """Which file it is (`gguf.fingerprint_file`)."""
-    parallel: int = 4
-    waiting: int = 64
-    """Requests that may wait for a place."""
-    api_key: str | None = None
-    hosts: tuple[str, ...] = ()
-    body_limit: int = 8 << 20
-    time_limit: float = 1800.0
-    """The longest a request may take, waiting included."""
-    add_system: bool = True
-    """Whether the taught system prompt is added to conversations that bring none."""
-    adapters: tuple[str, ...] = ()
-    """Names of the LoRA adapters, in the order in which they were loaded."""
 
 
 class App:

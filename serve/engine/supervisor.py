@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rig.errors import RigError
+from serve.config import EngineConfig
 from serve.hardware import machine
-from serve.hardware.memory import BATCH, PARKED
 
 PROGRAM: tuple[str, ...] = ("-m", "serve.engine.worker")
 """What Python runs as the engine."""
@@ -36,30 +36,6 @@ RETRY_SECONDS = 5.0
 """After a failed load, requests are refused at once for this long."""
 KILLED_LOADING_SECONDS = 60.0
 """A process that is killed while it loads is started again for this long."""
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """How the engine process loads its model; sizes in tokens, `*_bytes` in bytes (0 = no disk cache)."""
-
-    model: str
-    ctx: int
-    parallel: int = 4
-    threads: int = 2
-    batch: int = BATCH
-    parked_bytes: int = PARKED
-    kv_type: str = "f16"
-    flash_attn: bool = True
-    mlock: bool = False
-    adapters: tuple[str, ...] = ()
-    disk: str = ""
-    disk_bytes: int = 0
-    drafting: bool = True
-
-    @property
-    def max_sequences(self) -> int:
-        """Sequences in memory: those that write, and prefixes that rest."""
-        return min(self.parallel * 2 + 16, 250)
 
 
 class EngineDown(RigError):
@@ -86,9 +62,8 @@ class Ticket:
 class EngineSupervisor:
     """Owns the engine process. All methods belong to one event loop."""
 
-    def __init__(self, settings: EngineConfig, family: str) -> None:
-        self.config = settings
-        self._family = family
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
         self.model_info: dict[str, Any] | None = None
         """What the engine said of its model; kept while it is unloaded."""
         self.crashes = 0
@@ -229,17 +204,13 @@ class EngineSupervisor:
 
         Raises EngineDown when it ended for a reason of its own, which a second try would not mend.
         """
-        asked = asdict(self.config) | {
-            "crumb": self._crumb,
-            "family": self._family,
-            "sequences": self.config.max_sequences,
-        }
         Path(self._crumb).write_bytes(bytes(16))
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
             *PROGRAM,
-            json.dumps(asked),
+            self.config.to_json(),
+            self._crumb,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,

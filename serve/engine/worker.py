@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rig.errors import RigError
+from serve.config import EngineConfig
 from serve.engine.grammar import GrammarCompiler
 from serve.engine.kv_disk import DiskKVCache
 from serve.engine.llama import LlamaContext
@@ -38,34 +39,34 @@ CRUMB = struct.Struct("qq")
 class EngineWorker:
     """Reads requests in one thread, steps the engine in the other."""
 
-    def __init__(self, settings: dict[str, Any], out: BinaryIO) -> None:
+    def __init__(self, config: EngineConfig, crumb: Path, out: BinaryIO) -> None:
         self._out = out
         self._lock = threading.Lock()
         self._quit = False
-        with Path(settings["crumb"]).open("r+b") as crumb:
-            self._crumb = mmap.mmap(crumb.fileno(), CRUMB.size)
+        with crumb.open("r+b") as file:
+            self._crumb = mmap.mmap(file.fileno(), CRUMB.size)
         self._native = LlamaContext(
-            Path(settings["model"]),
-            ctx=settings["ctx"],
-            batch=settings["batch"],
-            sequences=settings["sequences"],
-            threads=settings["threads"],
-            kv_type=settings["kv_type"],
-            flash_attn=settings["flash_attn"],
-            mlock=settings["mlock"],
-            adapters=[Path(adapter) for adapter in settings["adapters"]],
+            Path(config.model),
+            ctx=config.ctx,
+            batch=config.batch,
+            sequences=config.max_sequences,
+            threads=config.threads,
+            kv_type=config.kv_type,
+            flash_attn=config.flash_attn,
+            mlock=config.mlock,
+            adapters=[Path(adapter) for adapter in config.adapters],
         )
         self._grammars = GrammarCompiler(self._native)
         disk = None
-        if settings["disk"]:
-            disk = DiskKVCache(Path(settings["disk"]), settings["disk_bytes"], _family(settings))
+        if config.disk:
+            disk = DiskKVCache(Path(config.disk), config.disk_bytes, cell_family(config))
         self._engine = Scheduler(
             self._native,
             self._emit,
             disk=disk,
-            parked_bytes=settings["parked_bytes"],
+            parked_bytes=config.parked_bytes,
             at_work=self._at_work,
-            drafting=settings["drafting"],
+            drafting=config.drafting,
         )
         self.send_message({"ready": self._native.model_info()})
 
@@ -223,14 +224,14 @@ class EngineWorker:
 
 
 def main() -> None:
-    """Load the model named by the settings in argv and serve it on stdin and stdout."""
-    settings = json.loads(sys.argv[1])
+    """Load the model of the `EngineConfig` in argv and serve it on stdin and stdout."""
+    _, config, crumb = sys.argv
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the lines
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     _die_with_parent()
     try:
-        worker = EngineWorker(settings, out)
+        worker = EngineWorker(EngineConfig.from_json(config), Path(crumb), out)
     except RigError as error:
         out.write(json.dumps({"failed": error.message}).encode() + b"\n")
         out.flush()
@@ -240,12 +241,14 @@ def main() -> None:
     os._exit(0)  # the kernel frees faster than destructors do
 
 
-def _family(settings: dict[str, Any]) -> str:
-    """Everything that the cells of a prefix depend on."""
+def cell_family(config: EngineConfig) -> str:
+    """Everything that the cells of a prefix depend on, beside the adapters of its request."""
     import llama_cpp
 
-    kind = f"{settings['kv_type']} {settings['flash_attn']}"
-    return f"{settings['family']} {kind} llama-cpp-python {llama_cpp.__version__}"
+    path = Path(config.model).resolve()
+    stat = path.stat()
+    file = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    return f"{file} {config.kv_type} {config.flash_attn} llama-cpp-python {llama_cpp.__version__}"
 
 
 def _die_with_parent() -> None:
