@@ -21,7 +21,6 @@ import transformers
 from train.data import dataset
 from train.eval.models import LocalModel, SamplingParams
 from train.model import backends
-from train.recipe import ModelTable
 
 PROBLEMS = 200
 FEW = 20
@@ -66,7 +65,7 @@ def timed(work: Callable[[], list[str]]) -> tuple[float, list[str]]:
 
 def main() -> None:
     """Measure, compare the texts, print one JSON object."""
-    model, tokenizer = backends.load_for_inference(ModelTable(name="toy"))
+    model, tokenizer = backends.load_for_inference("toy")
     rows = dataset.load_splits("generated:arithmetic", held_out=PROBLEMS, limit=1).held_out
     prompts = [row["prompt"] for row in rows]
 

@@ -284,3 +284,27 @@ def test_a_new_trl_mends_one_file() -> None:
     found = {str(p.relative_to(ROOT).as_posix()): foreign_privates(p) for p in sources("train")}
     assert len(found.pop(TRAINER)) > 2, "this test would see it"
     assert {name: taken for name, taken in found.items() if taken} == PRIVATE
+
+
+RECIPE_ENDS_AT = {
+    "train/cli.py", "train/run.py", "train/ddp_worker.py", "train/grpo.py",  # read it, and train
+    "train/eval/runner.py", "train/rewards/lint_command.py",  # the other two commands
+    "train/plan/plan.py", "train/plan/unsupported.py", "train/trainer/trl_config.py",  # are about all of it
+}  # fmt: skip
+
+
+def test_a_recipe_is_unpacked_where_it_comes_in() -> None:
+    """Below these files plain arguments go on, so that each can be called without a recipe."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in sources("train")
+        if "train.recipe" in imports(path) or "recipe" in names_from_train(path)
+    }
+    assert found == RECIPE_ENDS_AT
+
+
+def names_from_train(path: Path) -> set[str]:
+    """What a file imports by `from train import ...`."""
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    taken = [n.names for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "train"]
+    return {alias.name for names in taken for alias in names}

@@ -101,7 +101,7 @@ def run_on_a_changed_base(elsewhere: Path) -> Run:
 
     from train.model import backends
 
-    loaded, tokenizer = backends.load_for_inference(chosen.model)
+    loaded, tokenizer = backends.load_for_inference(chosen.model.name)
     get_peft_model(loaded, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
         str(run.adapter_folder)
     )

@@ -22,7 +22,6 @@ from train.data import dataset
 from train.eval import scoring
 from train.eval.models import CompletionOutput, LocalModel, SamplingParams, ServedModel
 from train.eval.scoring import ScoredCompletion
-from train.recipe import ModelTable
 
 TAUGHT_FORM = "<reasoning>\nI add.\n</reasoning>\n<answer>\n{}\n</answer>"
 SHORT = SamplingParams(max_tokens=24)
@@ -108,7 +107,7 @@ def loaded() -> Any:
     pytest.importorskip("torch", reason="needs the training room: pip install -e '.[train]'")
     from train.model import backends
 
-    return backends.load_for_inference(ModelTable(name="toy"))
+    return backends.load_for_inference("toy")
 
 
 def test_batches_say_what_each_prompt_alone_is_answered(loaded: Any) -> None:
@@ -167,10 +166,10 @@ def test_a_base_model_without_a_chat_template_is_named(loaded: Any, tmp_path: Pa
     template = tmp_path / "bare" / "chat_template.jinja"
     mine = template.rename(tmp_path / "mine.jinja")
     with pytest.raises(WrongUse, match="has no chat template"):
-        backends.load_for_inference(ModelTable(name=str(tmp_path / "bare")))
-    table = ModelTable(name=str(tmp_path / "bare"), chat_template=mine)
+        backends.load_for_inference(str(tmp_path / "bare"))
+    dressed = backends.load_for_inference(str(tmp_path / "bare"), chat_template=mine)
     said = [LocalModel(*pair).generate_completions([problems(1)[0]["prompt"]], SHORT)
-            for pair in (loaded, backends.load_for_inference(table))]  # fmt: skip
+            for pair in (loaded, dressed)]  # fmt: skip
     assert said[0] == said[1]
 
 
@@ -260,7 +259,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, loaded: Any) -> Path:
         "toy-arithmetic", ["data.held_out=20", "grpo.max_completion_length=24"]
     )
     run = Run.create(path, recipe=recipe.to_toml(chosen), base="toy")
-    model, tokenizer = backends.load_for_inference(ModelTable(name="toy"))
+    model, tokenizer = backends.load_for_inference("toy")
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     get_peft_model(model, lora).save_pretrained(str(run.adapter_folder))
@@ -399,9 +398,8 @@ def test_wrong_use_is_a_sentence(arguments: list[str], sentence: str, elsewhere:
 
 
 def test_unknown_generated_tasks_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
-    from train import recipe
     from train.eval import problems
 
-    chosen = recipe.load_recipe("toy-arithmetic", ["data.source=generated:algebra"])
+    table = {"source": "generated:algebra", "seed": 1}
     with pytest.raises(WrongUse, match="no generated tasks 'algebra'"):
-        problems.select_problems(chosen, None, 10, SHORT, 0)
+        problems.select_problems(table, 10, reply_format=TAUGHT, sampling=SHORT)

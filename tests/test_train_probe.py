@@ -17,7 +17,6 @@ from support.one_thread import one_thread  # noqa: F401
 from train.data import dataset
 from train.eval.difficulty import FILE, ProbeResult, probe_prompts
 from train.eval.models import CompletionOutput, Progress, Prompt, SamplingParams
-from train.recipe import ModelTable
 
 Row = dict[str, Any]
 
@@ -127,7 +126,7 @@ def test_the_toy_model_is_probed_for_real(tmp_path: Path) -> None:
     from train.model import backends
 
     chosen = dataset.load_splits("generated:arithmetic", limit=12, held_out=1).train
-    local = LocalModel(*backends.load_for_inference(ModelTable(name="toy")), batch=48)
+    local = LocalModel(*backends.load_for_inference("toy"), batch=48)
     result = probe_prompts(
         local, chosen, TAUGHT, tmp_path, attempts=2, prompts=None, keep_unsolved=1.0,
         sampling=SamplingParams(64, temperature=1.0),

@@ -12,8 +12,8 @@ import click
 import pytest
 
 from train import recipe as recipes
-from train.model.backends import unsupported_settings
 from train.plan import model_shape
+from train.plan.unsupported import unsupported_settings
 from train.recipe import Recipe, WatchTable
 from train.rewards.binding import bind_reward
 from train.trainer import trl_config

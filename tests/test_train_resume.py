@@ -19,6 +19,7 @@ from conftest import ROOT
 from rig.atomic import atomic_folder
 from rig.errors import RigError
 from rig.runs import Run
+from support.one_thread import one_thread  # noqa: F401
 from support.small_runs import start
 from train.monitor import log
 from train.trainer import checkpoints

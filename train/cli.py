@@ -99,7 +99,18 @@ def train(
 )
 @json_option
 def evaluate(
-    target: str | None, recipe: str | None, api_key_file: str | None, as_json: bool, **asked: Any
+    target: str | None,
+    recipe: str | None,
+    url: str | None,
+    api_key_file: str | None,
+    ask_for: str | None,
+    parallel: int,
+    max_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    as_json: bool,
+    **asked: Any,
 ) -> None:
     """Judge before and after on the same held-out problems, strict and lenient.
 
@@ -109,16 +120,18 @@ def evaluate(
     from rich.console import Console
 
     from rig.options import read_api_key
-    from train.eval import problems, runner, tables
+    from train.eval import runner, tables
+    from train.eval.models import SamplingParams
 
-    if target is None and asked["url"] is None:
+    if target is None and url is None:
         raise click.UsageError("Name a run folder or a model, or give --url.")
-    if target is not None and recipe is not None and problems.find_run_recipe(target):
+    if target is not None and recipe is not None and runner.find_run_recipe(target):
         raise click.UsageError("A run brings its own problems: leave --recipe out.")
     found = runner.run_eval(
         target,
         recipe_name=recipe,
-        api_key=read_api_key(api_key_file),
+        sampling=SamplingParams(max_tokens or 0, temperature, top_p, seed),
+        endpoint=runner.Endpoint(url, read_api_key(api_key_file), ask_for, parallel),
         tell=tables.print_progress,
         **asked,
     )

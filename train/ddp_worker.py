@@ -17,9 +17,7 @@ from train import ddp, grpo, recipe
 def main(path: str, quiet: bool = False) -> int:
     """Train as one of many; each writes why it failed where `train.ddp` looks for it."""
     run = Run.open(Path(path))
-    found = recipe.parse_recipe(
-        (run.path / "recipe.toml").read_text("utf-8"), f"{path}/recipe.toml"
-    )
+    found = recipe.load_run_recipe(run.path)
     try:
         grpo.train(run, found, gpus=int(os.environ["WORLD_SIZE"]), quiet=quiet)
         distributed.destroy_process_group()

@@ -56,10 +56,16 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     # Who drives: this imports unsloth, if it is used, before everything that it rewrites
 
     from train.model import backends
+    from train.plan.unsupported import unsupported_settings
 
-    backend = backends.prepare_backend(recipe, run.path)
+    name, cuda = backends.choose_backend(recipe.backend.name)
+    if wrong := unsupported_settings(recipe, name, cuda=cuda):
+        raise WrongUse(wrong[0])
+    backend = backends.import_backend(name, run.path, threads=recipe.backend.threads)
 
     from train.data import dataset
+    from train.eval.models import SamplingParams
+    from train.eval.problems import take_problems
     from train.monitor.progress import ProgressBar
     from train.plan import plan
     from train.report import html
@@ -73,7 +79,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
 
     reply_format = recipe.reply_format.to_reply_format()
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
-    problems = dataset.load_splits(**table, system_prompt=reply_format.system_prompt)
+    splits = dataset.load_splits(**table, system_prompt=reply_format.system_prompt)
     functions = [
         bind_reward(reward.name, reward.options, reply_format) for reward in recipe.rewards
     ]
@@ -86,26 +92,53 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         # --------------------------------------------------------------------------------------------------
         # Model and adapter; then the prompts that this model can learn from
 
-        model, tokenizer = backends.load_for_training(recipe, backend)
+        model, tokenizer = backends.load_for_training(
+            recipe.model.name,
+            backend,
+            backends.LoraSpec(**recipe.lora.model_dump(), seed=recipe.schedule.seed),
+            precision=recipe.model.precision,
+            attention=recipe.model.attention,
+            checkpointing=recipe.schedule.gradient_checkpointing,
+            longest=recipe.data.max_prompt_length + recipe.grpo.max_completion_length,
+            revision=recipe.model.revision,
+            chat_template=recipe.model.chat_template,
+        )
         weights = backends.find_weights(recipe.model.name, recipe.model.revision)
         if weights is not None:
             base_weights.check_base_weights(run, weights)
-        problems = _drop_long_prompts(problems, tokenizer, recipe.data.max_prompt_length)
-        for note in problems.notes:
+        splits = _drop_long_prompts(splits, tokenizer, recipe.data.max_prompt_length)
+        for note in splits.notes:
             say(f"  {note}")
         checkpoint = checkpoints.latest_checkpoint(run.checkpoint_folder)
         done = checkpoint[0] if checkpoint else 0
-        held_out = HeldOutEval(run, recipe, problems, model, tokenizer, done=done)
+        problems = take_problems(
+            splits,
+            recipe.evaluation.problems,
+            source=recipe.data.source,
+            seed=recipe.data.seed,
+            reply_format=reply_format,
+            sampling=SamplingParams(max_tokens=recipe.grpo.max_completion_length),
+        )
+        held_out = HeldOutEval(
+            run,
+            problems,
+            model,
+            tokenizer,
+            base=recipe.model.name,
+            batch=recipe.evaluation.batch,
+            patience=recipe.evaluation.patience,
+            done=done,
+        )
         if recipe.probe.attempts:
-            problems = _probe_prompts(run, recipe, problems, model, tokenizer, first=first, say=say)
+            splits = _probe_prompts(run, recipe, splits, model, tokenizer, first=first, say=say)
 
         # --------------------------------------------------------------------------------------------------
         # Trainer
 
-        sizes = recipe.batch_sizes(gpus=gpus, rows=len(problems.train))
+        sizes = recipe.batch_sizes(gpus=gpus, rows=len(splits.train))
         if sizes.steps_per_epoch == 0:
             raise WrongUse(
-                f"{len(problems.train)} training prompts are too few for one generation, which takes "
+                f"{len(splits.train)} training prompts are too few for one generation, which takes "
                 f"{recipe.schedule.prompts_per_step * recipe.schedule.steps_per_batch}: lower "
                 "schedule.prompts_per_step."
             )
@@ -117,7 +150,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
             bf16=backend.bf16,
         )
         trl_config.check_trainer_fields(recipe.trainer, trl_trainer.list_config_fields())
-        trainer = trl_trainer.build_trainer(model, tokenizer, problems.train, functions, fields)
+        trainer = trl_trainer.build_trainer(model, tokenizer, splits.train, functions, fields)
         trl_trainer.configure_trainer(
             trainer,
             reply_format=reply_format,
@@ -144,8 +177,8 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
             checkpoints.remove_partial_checkpoints(run.checkpoint_folder)
             log.truncate_log(run.path / log.LOG, done)
             log.truncate_log(run.path / log.SAMPLES, done)
-            _note_start(run, recipe, backend, fields, problems, sizes, trainable, weights)
-            if held_out.rows and "before" not in run.record.get("eval", {}) and not done:
+            _note_start(run, recipe, backend, fields, splits, sizes, trainable, weights)
+            if problems.rows and "before" not in run.record.get("eval", {}) and not done:
                 _evaluate(held_out, "before", say)
         meter = power.PowerMeter(gpus)
         monitor = MonitorCallback(
@@ -153,7 +186,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
             alarms=_replay_alarms(run, recipe, done),
             stop_on=recipe.watch.stop,
             progress=ProgressBar(recipe.schedule.max_steps, done, quiet=quiet),
-            look=held_out.evaluate_step if held_out.rows else None,
+            look=held_out.evaluate_step if problems.rows else None,
             look_every=recipe.evaluation.every,
             watts=meter.latest_watts,
             first=first,
@@ -163,7 +196,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         def begin() -> None:
             """Called once the trainer has put the model where it trains, before the first step."""
             if recipe.backend.preflight and not done:
-                preflight.run_preflight(trainer, problems.train, say)
+                preflight.run_preflight(trainer, splits.train, say)
             if done:
                 say(f"Going on after step {done}.")
             if first:
@@ -189,7 +222,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
 
         if first:
             _save_adapter(run, recipe, trainer, tokenizer, held_out)
-            if held_out.rows:
+            if problems.rows:
                 _evaluate(held_out, "after", say)
                 run.update_record(change=held_out.compare_before_after())
             run.update_record("trained")
@@ -199,7 +232,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _drop_long_prompts(problems: DataSplits, tokenizer: Any, longest: int) -> DataSplits:
+def _drop_long_prompts(splits: DataSplits, tokenizer: Any, longest: int) -> DataSplits:
     """Leave out the training prompts that are too long for this tokenizer."""
     from train.data import dataset
 
@@ -207,13 +240,13 @@ def _drop_long_prompts(problems: DataSplits, tokenizer: Any, longest: int) -> Da
         texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-    return dataset.drop_long_prompts(problems, measure, longest)
+    return dataset.drop_long_prompts(splits, measure, longest)
 
 
 def _probe_prompts(
     run: Run,
     recipe: Recipe,
-    problems: DataSplits,
+    splits: DataSplits,
     model: Any,
     tokenizer: Any,
     *,
@@ -233,7 +266,7 @@ def _probe_prompts(
     with preserve_state(model):
         found = difficulty.probe_prompts(
             LocalModel(model, tokenizer, recipe.evaluation.batch) if first else None,
-            problems.train,
+            splits.train,
             recipe.reply_format.to_reply_format(),
             run.path,
             attempts=recipe.probe.attempts,
@@ -242,7 +275,7 @@ def _probe_prompts(
             sampling=sampling,
         )
     say(f"  {found.to_sentence()}")
-    return replace(problems, train=found.kept)
+    return replace(splits, train=found.kept)
 
 
 def _note_start(
@@ -250,7 +283,7 @@ def _note_start(
     recipe: Recipe,
     backend: Backend,
     fields: dict[str, Any],
-    problems: DataSplits,
+    splits: DataSplits,
     sizes: BatchSizes,
     trainable: int,
     weights: Path | None,
@@ -259,9 +292,9 @@ def _note_start(
         **backend.to_record(),
         seed=recipe.schedule.seed,
         trainable_parameters=trainable,
-        training_prompts=len(problems.train),
-        held_out_problems=len(problems.held_out),
-        held_out_fingerprint=problems.held_out_fingerprint,
+        training_prompts=len(splits.train),
+        held_out_problems=len(splits.held_out),
+        held_out_fingerprint=splits.held_out_fingerprint,
         steps_per_epoch=sizes.steps_per_epoch,
         settings={key: value for key, value in fields.items() if key != "output_dir"},
         base_weights=base_weights.fingerprint_weights(weights) if weights is not None else None,
@@ -280,7 +313,7 @@ def _replay_alarms(run: Run, recipe: Recipe, done: int) -> Alarms:
 
 
 def _evaluate(held_out: HeldOutEval, label: str, say: Any) -> None:
-    say(f"Judging {len(held_out.rows)} held-out problems, {label} ...")
+    say(f"Judging {len(held_out.problems.rows)} held-out problems, {label} ...")
     figures = held_out.evaluate_label(label)
     parts = [f"{name} {figures[name]['share']:.1%}" for name in ("strict", "lenient", "format")]
     say(f"  {label}: {', '.join(parts)}")

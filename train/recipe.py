@@ -340,6 +340,12 @@ def parse_recipe(text: str, where: str, settings: Iterable[str] = ()) -> Recipe:
     return _resolve(values, settings, where)
 
 
+def load_run_recipe(folder: Path, settings: Iterable[str] = ()) -> Recipe:
+    """The recipe that a run folder holds."""
+    file = folder / "recipe.toml"
+    return parse_recipe(file.read_text("utf-8"), str(file), settings)
+
+
 def _resolve(values: dict[str, Any], settings: Iterable[str], where: str) -> Recipe:
     for setting in settings:
         apply_setting(values, setting)

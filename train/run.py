@@ -55,8 +55,7 @@ def resume_run(run: Run, settings: tuple[str, ...] = (), *, quiet: bool = False)
                 f"--set {key}: a run that goes on can't change this, only {', '.join(MAY_CHANGE)}. "
                 "Start a new run for anything else."
             )
-    text = (run.path / "recipe.toml").read_text("utf-8")
-    recipe = recipes.parse_recipe(text, f"{run.path}/recipe.toml", settings)
+    recipe = recipes.load_run_recipe(run.path, settings)
     done = int(run.record.get("steps") or 0)
     finished = run.state not in ("planned", "training")
     if finished and (run.record.get("early") or recipe.schedule.max_steps <= done):

@@ -49,7 +49,7 @@ class ProbeResult:
 
 
 def probe_prompts(
-    answering: EvalModel | None,
+    model: EvalModel | None,
     rows: Sequence[Row],
     reply_format: ReplyFormat,
     folder: Path,
@@ -63,7 +63,7 @@ def probe_prompts(
     """Return the rows worth training on.
 
     Args:
-        answering: the model as it is before training; None = another process of this run is asking it,
+        model: the model as it is before training; None = another process of this run is asking it,
             and its counts are waited for.
         rows: training rows with `prompt` and `answer`.
         reply_format: the contract; a right answer counts in any form, for that is still to be learnt.
@@ -77,11 +77,11 @@ def probe_prompts(
     rng = random.Random(sampling.seed)
     chosen = list(rows) if prompts is None else rng.sample(list(rows), min(prompts, len(rows)))
     counts = _counts(folder / FILE, chosen, attempts)
-    while counts is None and answering is None:
+    while counts is None and model is None:
         time.sleep(EVERY)
         counts = _counts(folder / FILE, chosen, attempts)
-    if counts is None and answering is not None:
-        counts = _ask(answering, chosen, reply_format, attempts, sampling, progress)
+    if counts is None and model is not None:
+        counts = _ask(model, chosen, reply_format, attempts, sampling, progress)
         lines = [
             json.dumps({"question": row["question"], "solved": count, "attempts": attempts})
             for row, count in zip(chosen, counts, strict=True)
@@ -105,14 +105,14 @@ def probe_prompts(
 
 
 def _ask(
-    answering: EvalModel,
+    model: EvalModel,
     rows: Sequence[Row],
     reply_format: ReplyFormat,
     attempts: int,
     sampling: SamplingParams,
     progress: Callable[[int], None] | None,
 ) -> list[int]:
-    said = answering.generate_completions(
+    said = model.generate_completions(
         [row["prompt"] for row in rows for _ in range(attempts)], sampling, progress
     )
     return [

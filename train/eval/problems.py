@@ -1,4 +1,4 @@
-"""Which held-out problems a model is judged on: those of its run or of a recipe, always the same ones.
+"""Which held-out problems a model is judged on: always the same ones, and how they are put.
 
 The problems are read from their source again, so a source that changed since is noticed: what a run kept
 apart is remembered by a fingerprint.
@@ -6,77 +6,86 @@ apart is remembered by a fingerprint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rig import runs
-from rig.errors import WrongUse
-from rig.runs import Run
-from train import recipe
+from rig.model.reply_format import ReplyFormat
 from train.data import dataset
+from train.data.dataset import DataSplits
 from train.eval.models import SamplingParams
-from train.recipe import Recipe
-
-TOY_RECIPE = "toy-arithmetic"
 
 
 @dataclass(frozen=True)
 class Problems:
     """The problems, and how they are put."""
 
-    recipe: Recipe
     rows: list[dataset.Row]
+    source: str
+    seed: int
     fingerprint: str
+    reply_format: ReplyFormat
+    """The contract by which replies are marked."""
     sampling: SamplingParams
-    pass_at: int
-    notes: list[str]
+    pass_at: int = 0
+    """Further attempts of each (0 = none)."""
+    notes: list[str] = field(default_factory=list)
 
     def to_record(self) -> dict[str, Any]:
         """What was asked, for --json and run.json."""
-        table = self.recipe.data
         return {
-            "source": table.source,
+            "source": self.source,
             "n": len(self.rows),
-            "seed": table.seed,
+            "seed": self.seed,
             "fingerprint": self.fingerprint,
         }
 
 
-def find_run_recipe(target: str) -> tuple[Run, Recipe] | None:
-    """The run called `target` with its recipe; None where `target` is a model instead."""
-    path = runs.find_run(target)
-    if not (path / runs.RECORD).is_file():
-        return None
-    run = Run.open(path)
-    file = path / "recipe.toml"
-    return run, recipe.parse_recipe(file.read_text("utf-8"), str(file))
-
-
-def find_model_recipe(target: str | None, name: str | None) -> Recipe:
-    """The recipe whose problems are put to a model that is no run."""
-    if name is None and target == "toy":
-        name = TOY_RECIPE
-    if name is None:
-        what = f"{target} is no run folder" if target else "No run is named"
-        raise WrongUse(f"{what}, so say whose held-out problems to put: --recipe RECIPE.")
-    return recipe.load_recipe(name)
+def take_problems(
+    splits: DataSplits,
+    n: int,
+    *,
+    source: str,
+    seed: int,
+    reply_format: ReplyFormat,
+    sampling: SamplingParams,
+    pass_at: int = 0,
+) -> Problems:
+    """The first `n` held-out problems of `splits`, which were read from `source` with `seed`."""
+    chosen = replace(splits, held_out=splits.held_out[:n])
+    fingerprint = chosen.held_out_fingerprint
+    return Problems(chosen.held_out, source, seed, fingerprint, reply_format, sampling, pass_at)
 
 
 def select_problems(
-    found: Recipe, run: Run | None, n: int, sampling: SamplingParams, pass_at: int
+    table: Mapping[str, Any],
+    n: int,
+    *,
+    reply_format: ReplyFormat,
+    sampling: SamplingParams,
+    pass_at: int = 0,
+    kept_apart: str | None = None,
 ) -> Problems:
-    """Take the first `n` held-out problems: those that `run` was judged on, or those of the recipe."""
-    table = found.data.model_dump(exclude={"max_prompt_length"})
-    loaded = dataset.load_splits(**table, system_prompt=found.reply_format.system_prompt)
-    notes = []
-    if run is not None:
-        kept_apart = run.record.get("held_out_fingerprint")
-        if kept_apart not in (None, loaded.held_out_fingerprint):
-            notes.append(
-                "These are not the problems that the run kept apart (the data changed since), so some "
-                "may have been trained on: trust no figure here."
-            )
-    if n > len(loaded.held_out):
-        notes.append(f"Only {len(loaded.held_out)} problems are held out, not {n}.")
-    chosen = replace(loaded, held_out=loaded.held_out[:n])
-    return Problems(found, chosen.held_out, chosen.held_out_fingerprint, sampling, pass_at, notes)
+    """Read the data again and take the first `n` held-out problems.
+
+    `table`: what `load_splits` takes, as a recipe's `[data]` has it. `kept_apart`: the fingerprint of what a
+    run was judged on; other problems than those are noted.
+    """
+    splits = dataset.load_splits(**table, system_prompt=reply_format.system_prompt)
+    found = take_problems(
+        splits,
+        n,
+        source=table["source"],
+        seed=table["seed"],
+        reply_format=reply_format,
+        sampling=sampling,
+        pass_at=pass_at,
+    )
+    if kept_apart not in (None, splits.held_out_fingerprint):
+        found.notes.append(
+            "These are not the problems that the run kept apart (the data changed since), so some "
+            "may have been trained on: trust no figure here."
+        )
+    if n > len(splits.held_out):
+        found.notes.append(f"Only {len(splits.held_out)} problems are held out, not {n}.")
+    return found

@@ -9,72 +9,114 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rig import runs
 from rig.errors import WrongUse
 from rig.model import base_weights
 from rig.runs import Run
 from rig.server import connect
 from train.eval import scoring
 from train.eval.models import EvalModel, LocalModel, SamplingParams, ServedModel
-from train.eval.problems import Problems, find_model_recipe, find_run_recipe, select_problems
+from train.eval.problems import Problems, select_problems
 from train.eval.scoring import EvalResult, ScoredCompletion
 from train.model import backends
-from train.recipe import ModelTable
+from train.recipe import ModelTable, Recipe, load_recipe, load_run_recipe
 
 Tell = Callable[[str, int, int], None]
 """Called with the label, the answers that are there, and how many there will be."""
 
+TOY_RECIPE = "toy-arithmetic"
+"""Whose problems are put to the toy model."""
 SAMPLES = 5
 """Held-out problems shown side by side."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How a server is asked; without `url` a GGUF file is served first."""
+
+    url: str | None = None
+    api_key: str | None = None
+    model: str | None = None
+    """Which of its models to ask for (none = its first)."""
+    parallel: int = 4
+    """Questions at a time."""
 
 
 def run_eval(
     target: str | None,
     *,
+    recipe_name: str | None,
+    n: int,
+    pass_at: int,
+    sampling: SamplingParams,
+    endpoint: Endpoint,
     only: str | None = None,
-    url: str | None = None,
-    api_key: str | None = None,
     label: str | None = None,
-    recipe_name: str | None = None,
-    n: int = 200,
     batch: int | None = None,
-    parallel: int = 4,
-    max_tokens: int | None = None,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 3407,
-    pass_at: int = 0,
-    ask_for: str | None = None,
     tell: Tell | None = None,
 ) -> dict[str, Any]:
-    """Judge a run (before and after), a model, or the server at `url`; return the object of --json.
+    """Judge a run (before and after), a model, or the server at `endpoint`; return the object of --json.
 
-    A GGUF file is served first, and belongs to the run in whose folder it lies.
+    A GGUF file is served first, and belongs to the run in whose folder it lies. `sampling.max_tokens` 0 and
+    `batch` None are those of the recipe.
     """
     file = Path(target) if target and target.endswith(".gguf") else None
     found = find_run_recipe(str(file.parent) if file else target) if target else None
-    run, table = found if found else (None, find_model_recipe(target, recipe_name))
-    sampling = SamplingParams(
-        max_tokens or table.grpo.max_completion_length, temperature, top_p, seed
+    run, recipe = found if found else (None, find_model_recipe(target, recipe_name))
+    longest = sampling.max_tokens or recipe.grpo.max_completion_length
+    problems = select_problems(
+        recipe.data.model_dump(exclude={"max_prompt_length"}),
+        n,
+        reply_format=recipe.reply_format.to_reply_format(),
+        sampling=replace(sampling, max_tokens=longest),
+        pass_at=pass_at,
+        kept_apart=run.record.get("held_out_fingerprint") if run else None,
     )
-    exam = select_problems(table, run, n, sampling, pass_at)
-    size = batch or table.evaluation.batch
+    size = batch or recipe.evaluation.batch
     with run.hold_lock() if run else contextlib.nullcontext():
-        if url or file:
-            name = label or (file.stem if file and not url else "served")
-            with connect.connect_model(url, None if url else target, api_key=api_key) as client:
-                server = ServedModel(client, parallel, ask_for)
-                return evaluate_server(server, exam, name, run, tell)
+        if endpoint.url or file:
+            name = label or (file.stem if file and not endpoint.url else "served")
+            served = None if endpoint.url else target
+            with connect.connect_model(endpoint.url, served, api_key=endpoint.api_key) as client:
+                server = ServedModel(client, endpoint.parallel, endpoint.model)
+                return evaluate_server(server, problems, name, run, tell)
         if run:
-            return evaluate_run(run, exam, [only] if only else ["before", "after"], size, tell)
+            labels = [only] if only else ["before", "after"]
+            return evaluate_run(run, recipe.model, problems, labels, size, tell)
         assert target is not None
-        return evaluate_model(target, exam, label or "model", size, tell)
+        precision = recipe.model.precision
+        return evaluate_model(target, precision, problems, label or "model", size, tell)
+
+
+def find_run_recipe(target: str) -> tuple[Run, Recipe] | None:
+    """The run called `target` with its recipe; None where `target` is a model instead."""
+    path = runs.find_run(target)
+    if not (path / runs.RECORD).is_file():
+        return None
+    return Run.open(path), load_run_recipe(path)
+
+
+def find_model_recipe(target: str | None, name: str | None) -> Recipe:
+    """The recipe whose problems are put to a model that is no run."""
+    if name is None and target == "toy":
+        name = TOY_RECIPE
+    if name is None:
+        what = f"{target} is no run folder" if target else "No run is named"
+        raise WrongUse(f"{what}, so say whose held-out problems to put: --recipe RECIPE.")
+    return load_recipe(name)
 
 
 def evaluate_run(
-    run: Run, exam: Problems, labels: list[str], batch: int, tell: Tell | None
+    run: Run,
+    base: ModelTable,
+    problems: Problems,
+    labels: list[str],
+    batch: int,
+    tell: Tell | None,
 ) -> dict[str, Any]:
     """Judge `before` and `after` of a run, keep both in its folder, and return the whole result."""
     adapter = run.adapter_folder if (run.adapter_folder / "adapter_config.json").is_file() else None
@@ -83,9 +125,14 @@ def evaluate_run(
             f"{run.path} has no finished adapter (state: {run.state}): go on with "
             f"rig train --resume {run.path}, or judge the base alone with --only before."
         )
-    model = exam.recipe.model
-    loaded, tokenizer = backends.load_for_inference(model, adapter if "after" in labels else None)
-    if (folder := backends.find_weights(model.name, model.revision)) is not None:
+    loaded, tokenizer = backends.load_for_inference(
+        base.name,
+        precision=base.precision,
+        revision=base.revision,
+        chat_template=base.chat_template,
+        adapter=adapter if "after" in labels else None,
+    )
+    if (folder := backends.find_weights(base.name, base.revision)) is not None:
         base_weights.check_base_weights(run, folder)
     local = LocalModel(loaded, tokenizer, batch)
     found: dict[str, EvalResult] = {}
@@ -94,43 +141,44 @@ def evaluate_run(
         # The base is the same weights with the adapter switched off: nothing else differs.
         off = label == "before" and "after" in labels
         with loaded.disable_adapter() if off else contextlib.nullcontext():
-            found[label], shown[label] = _judge(local, exam, label, tell)
-        scoring.save_result(run, label, found[label], model=model.name, problems=exam.to_record())
+            found[label], shown[label] = _judge(local, problems, label, tell)
+        scoring.save_result(
+            run, label, found[label], model=base.name, problems=problems.to_record()
+        )
     if labels == ["after"]:
-        found = _earlier(run, ("before",), "after", exam) | found
-    return build_eval_json(exam, found, shown, run)
+        found = _earlier(run, ("before",), "after", problems) | found
+    return build_eval_json(problems, found, shown, run)
 
 
 def evaluate_server(
-    server: ServedModel, exam: Problems, label: str, run: Run | None, tell: Tell | None
+    server: ServedModel, problems: Problems, label: str, run: Run | None, tell: Tell | None
 ) -> dict[str, Any]:
     """Judge a server, and compare it with what the run's own model said to the same problems."""
-    verdict, shown = _judge(server, exam, label, tell)
+    verdict, shown = _judge(server, problems, label, tell)
     found = {label: verdict}
     if run is not None:
         asked = f"{server.name} at {server.client.url}"
-        scoring.save_result(run, label, verdict, model=asked, problems=exam.to_record())
-        found = _earlier(run, ("after", "before"), label, exam) | found
+        scoring.save_result(run, label, verdict, model=asked, problems=problems.to_record())
+        found = _earlier(run, ("after", "before"), label, problems) | found
         if len(found) == 1:
-            exam.notes.append(
+            problems.notes.append(
                 "No earlier label was judged on these problems with this sampling, so nothing is "
                 "compared: run `rig eval RUN` first."
             )
-    return build_eval_json(exam, found, {label: shown}, run)
+    return build_eval_json(problems, found, {label: shown}, run)
 
 
 def evaluate_model(
-    name: str, exam: Problems, label: str, batch: int, tell: Tell | None
+    name: str, precision: str, problems: Problems, label: str, batch: int, tell: Tell | None
 ) -> dict[str, Any]:
     """Judge any model that transformers can load; nothing is kept on disk."""
-    table = ModelTable(name=name, precision=exam.recipe.model.precision)
-    loaded, tokenizer = backends.load_for_inference(table)
-    verdict, shown = _judge(LocalModel(loaded, tokenizer, batch), exam, label, tell)
-    return build_eval_json(exam, {label: verdict}, {label: shown}, None)
+    loaded, tokenizer = backends.load_for_inference(name, precision=precision)
+    verdict, shown = _judge(LocalModel(loaded, tokenizer, batch), problems, label, tell)
+    return build_eval_json(problems, {label: verdict}, {label: shown}, None)
 
 
 def build_eval_json(
-    exam: Problems,
+    problems: Problems,
     found: dict[str, EvalResult],
     shown: dict[str, list[ScoredCompletion]],
     run: Run | None,
@@ -153,20 +201,19 @@ def build_eval_json(
     extras = {label: shown.get(label, []) for label in names}
     return {
         "run": str(run.path) if run else None,
-        "problems": exam.to_record(),
+        "problems": problems.to_record(),
         "labels": {label: verdict.figures for label, verdict in found.items()},
         "comparisons": comparisons,
         "agreement": comparisons[-1]["agreement"] if comparisons else None,
         "samples": _side_by_side(rows, counted=True) + _side_by_side(extras, counted=False),
-        "notes": exam.notes,
+        "notes": problems.notes,
     }
 
 
 def _judge(
-    answering: EvalModel, exam: Problems, label: str, tell: Tell | None
+    model: EvalModel, problems: Problems, label: str, tell: Tell | None
 ) -> tuple[EvalResult, list[ScoredCompletion]]:
-    reply_format = exam.recipe.reply_format.to_reply_format()
-    total, done = len(exam.rows) * (1 + exam.pass_at), 0
+    total, done = len(problems.rows) * (1 + problems.pass_at), 0
 
     def progress(more: int) -> None:
         nonlocal done
@@ -175,9 +222,14 @@ def _judge(
             tell(label, done, total)
 
     verdict = scoring.score_model(
-        answering, exam.rows, reply_format, exam.sampling, pass_at=exam.pass_at, progress=progress
+        model,
+        problems.rows,
+        problems.reply_format,
+        problems.sampling,
+        pass_at=problems.pass_at,
+        progress=progress,
     )
-    return verdict, scoring.ask_extra_questions(answering, reply_format, exam.sampling)
+    return verdict, scoring.ask_extra_questions(model, problems.reply_format, problems.sampling)
 
 
 def _side_by_side(
@@ -204,7 +256,9 @@ def _side_by_side(
     ]
 
 
-def _earlier(run: Run, names: tuple[str, ...], label: str, exam: Problems) -> dict[str, EvalResult]:
+def _earlier(
+    run: Run, names: tuple[str, ...], label: str, problems: Problems
+) -> dict[str, EvalResult]:
     """The first of `names` that was asked the same in the same way; it is what `label` is compared with."""
     for name in names:
         figures = run.record.get("eval", {}).get(name, {})
@@ -212,7 +266,7 @@ def _earlier(run: Run, names: tuple[str, ...], label: str, exam: Problems) -> di
         asked = figures.get("problems"), figures.get("sampling")
         if (
             name != label
-            and asked == (exam.to_record(), exam.sampling.to_record())
+            and asked == (problems.to_record(), problems.sampling.to_record())
             and path.is_file()
         ):
             return {name: EvalResult(scoring.read_rows(path), figures)}

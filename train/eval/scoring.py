@@ -62,7 +62,7 @@ class EvalResult:
 
 
 def score_model(
-    answering: EvalModel,
+    model: EvalModel,
     rows: Sequence[Row],
     reply_format: ReplyFormat,
     sampling: SamplingParams,
@@ -75,7 +75,7 @@ def score_model(
     A warm-up is not excluded from `seconds`: it is what a person waits.
     """
     start = time.monotonic()
-    said = answering.generate_completions([row["prompt"] for row in rows], sampling, progress)
+    said = model.generate_completions([row["prompt"] for row in rows], sampling, progress)
     judged = [
         score_completion(row["question"], row["answer"], one, reply_format)
         for row, one in zip(rows, said, strict=True)
@@ -84,7 +84,7 @@ def score_model(
     figures["seconds"] = round(time.monotonic() - start, 2)
     if pass_at:
         drawn = replace(DRAWN, max_tokens=sampling.max_tokens, seed=sampling.seed)
-        figures["pass_at"] = _passes(answering, rows, reply_format, drawn, pass_at, progress)
+        figures["pass_at"] = _passes(model, rows, reply_format, drawn, pass_at, progress)
     return EvalResult(judged, figures)
 
 
@@ -173,11 +173,11 @@ def _alike(old: ScoredCompletion, new: ScoredCompletion) -> bool:
 
 
 def ask_extra_questions(
-    answering: EvalModel, reply_format: ReplyFormat, sampling: SamplingParams
+    model: EvalModel, reply_format: ReplyFormat, sampling: SamplingParams
 ) -> list[ScoredCompletion]:
     """The replies to the questions that are shown and not counted."""
     prompts = [build_prompt(question, reply_format.system_prompt) for question, _ in EXTRA]
-    said = answering.generate_completions(prompts, sampling)
+    said = model.generate_completions(prompts, sampling)
     return [
         score_completion(asked, gold, one, reply_format)
         for (asked, gold), one in zip(EXTRA, said, strict=True)
@@ -185,7 +185,7 @@ def ask_extra_questions(
 
 
 def _passes(
-    answering: EvalModel,
+    model: EvalModel,
     rows: Sequence[Row],
     reply_format: ReplyFormat,
     drawn: SamplingParams,
@@ -193,7 +193,7 @@ def _passes(
     progress: Progress | None,
 ) -> dict[str, Any]:
     prompts = [row["prompt"] for row in rows for _ in range(attempts)]
-    said = answering.generate_completions(prompts, drawn, progress)
+    said = model.generate_completions(prompts, drawn, progress)
     judged = [
         score_completion(row["question"], row["answer"], said[at * attempts + turn], reply_format)
         for at, row in enumerate(rows)

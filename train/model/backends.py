@@ -1,7 +1,7 @@
 """Load a model, give it an adapter: the only file that knows how `trl` and `unsloth` differ.
 
 unsloth must be imported before trl, transformers and peft, because it rewrites them; so nothing in this
-room imports those at its top, and `prepare_backend` is the first thing a run calls. No code of unsloth is
+room imports those at its top, and `import_backend` is the first thing a run calls. No code of unsloth is
 here: parts of it are AGPL and LGPL, the user installs it, and this file only calls it.
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 
 from rig.errors import RigError, WrongUse
 from rig.model import toy
-from train.recipe import ModelTable, Recipe
 
 TOY = toy.toy_folder()
 
@@ -52,17 +51,24 @@ class Backend:
         return {"backend": self.name, "card": self.device_name, "versions": versions}
 
 
-def prepare_backend(recipe: Recipe, folder: Path, *, quiet: bool = True) -> Backend:
-    """Choose the backend, say at once what it can't do, and import it in the right order.
+@dataclass(frozen=True)
+class LoraSpec:
+    """The adapter that is trained, and the seed that it is drawn from."""
 
-    `folder` takes what unsloth compiles; `quiet` keeps the libraries' chatter away.
-    """
+    r: int
+    alpha: int
+    dropout: float
+    targets: tuple[str, ...] | str
+    """Module names, or `all-linear`."""
+    rslora: bool
+    seed: int
+
+
+def choose_backend(asked: str) -> tuple[str, bool]:
+    """Return `trl` or `unsloth`, whichever `asked` (or `auto`) means here, and whether there is CUDA."""
     import torch
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     cuda = torch.cuda.is_available()
-    asked = recipe.backend.name
     here = importlib.util.find_spec("unsloth") is not None
     if asked == "unsloth" and not here:
         raise RigError(
@@ -72,72 +78,32 @@ def prepare_backend(recipe: Recipe, folder: Path, *, quiet: bool = True) -> Back
     name = "unsloth" if here and cuda and asked in ("auto", "unsloth") else "trl"
     if asked == "unsloth" and name != "unsloth":
         raise RigError(f"unsloth needs a CUDA card. {why_no_gpu()} Or set backend.name=trl.")
-    if problems := unsupported_settings(recipe, name, cuda=cuda):
-        raise WrongUse(problems[0])
+    return name, cuda
+
+
+def import_backend(name: str, folder: Path, *, threads: int = 0, quiet: bool = True) -> Backend:
+    """Import the backend that `choose_backend` named, before everything that it rewrites.
+
+    `folder` takes what unsloth compiles; `threads` 0 = all cores; `quiet` keeps the libraries' chatter away.
+    """
+    import torch
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     if name == "unsloth":
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
         os.environ.setdefault(
             "UNSLOTH_COMPILE_LOCATION", str(folder.resolve() / "unsloth_compiled_cache")
         )
         import unsloth  # noqa: F401  # before trl, transformers and peft: it rewrites them
-    if recipe.backend.threads:
-        torch.set_num_threads(recipe.backend.threads)
+    if threads:
+        torch.set_num_threads(threads)
     if quiet:
         silence_libraries()
-    if not cuda:
+    if not torch.cuda.is_available():
         return Backend(name, cuda=False, bf16=False, device_name="cpu")
     card = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
     return Backend(name, True, torch.cuda.is_bf16_supported(), card.name, card.total_memory)
-
-
-def unsupported_settings(recipe: Recipe, backend: str, *, cuda: bool) -> list[str]:
-    """What this recipe asks for and this backend can't do here, one sentence each."""
-    model, schedule = recipe.model, recipe.schedule
-    found = []
-    if not cuda:
-        if model.precision == "4bit":
-            found.append(
-                f"model.precision = 4bit needs a CUDA card. {why_no_gpu()} "
-                "On the CPU train a small model with --set model.precision=32bit."
-            )
-        if model.precision == "16bit":
-            found.append(
-                f"model.precision = 16bit needs a CUDA card (a CPU learns in 32 bits). "
-                f"{why_no_gpu()} Or: --set model.precision=32bit."
-            )
-        if "8bit" in schedule.optim or "paged" in schedule.optim:
-            found.append(
-                f"schedule.optim = {schedule.optim} needs a CUDA card: --set "
-                "schedule.optim=adamw_torch."
-            )
-        if recipe.backend.compile:
-            found.append("backend.compile needs a CUDA card: --set backend.compile=false.")
-        if model.attention == "flash_attention_2":
-            found.append("model.attention = flash_attention_2 needs a CUDA card: use sdpa.")
-    if recipe.backend.compile and recipe.grpo.cache_implementation != "static":
-        found.append('backend.compile wants grpo.cache_implementation = "static": set both.')
-    found += [
-        f"schedule.report_to: {tracker} is not installed: pip install {tracker}, or leave it out."
-        for tracker in schedule.report_to
-        if importlib.util.find_spec(tracker) is None
-    ]
-    if backend == "unsloth":
-        if model.precision == "32bit":
-            found.append(
-                "unsloth trains in 16 or 4 bits: set model.precision, or backend.name=trl."
-            )
-        if schedule.generate_at_once:
-            found.append(
-                "unsloth generates all completions of a step at once: leave schedule.generate_at_once "
-                "out, or set backend.name=trl."
-            )
-        if recipe.lora.targets == "all-linear":
-            found.append("unsloth wants the modules by name: list them in lora.targets.")
-        if recipe.backend.compile:
-            found.append("unsloth compiles by itself: --set backend.compile=false.")
-        if model.attention != "sdpa":
-            found.append("unsloth chooses its own attention: leave model.attention at sdpa.")
-    return found
 
 
 def model_path(name: str) -> str:
@@ -167,84 +133,121 @@ def find_weights(name: str, revision: str | None = None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def load_for_training(recipe: Recipe, backend: Backend) -> tuple[Any, Any]:
-    """Return (model with a fresh adapter, tokenizer), the adapter drawn from the recipe's seed."""
-    name = model_path(recipe.model.name)
-    with _loading(name):
-        model, tokenizer = (
-            _load_unsloth(recipe, name)
-            if backend.name == "unsloth"
-            else _load(recipe, name, backend)
-        )
-    finish_tokenizer(tokenizer, recipe.model)
+def load_for_training(
+    name: str,
+    backend: Backend,
+    lora: LoraSpec,
+    *,
+    precision: str,
+    attention: str,
+    checkpointing: bool,
+    longest: int,
+    revision: str | None = None,
+    chat_template: Path | None = None,
+) -> tuple[Any, Any]:
+    """Return (model with a fresh adapter, tokenizer), the adapter drawn from its seed.
+
+    Args:
+        name: `toy`, a folder, or a hub id.
+        backend: who loads it.
+        lora: the adapter.
+        precision: `4bit`, `16bit` or `32bit`, of the frozen weights.
+        attention: transformers' name; unsloth chooses its own.
+        checkpointing: whether activations will be computed twice; unsloth wants to know it now.
+        longest: tokens of a prompt and its completion, for unsloth.
+        revision: commit or branch of a hub id.
+        chat_template: a Jinja file for a model that brings none.
+    """
+    path = model_path(name)
+    with _loading(path):
+        if backend.name == "unsloth":
+            model, tokenizer = _load_unsloth(
+                path, lora, precision, revision, longest=longest, checkpointing=checkpointing
+            )
+        else:
+            model, tokenizer = _load(path, backend, lora, precision, revision, attention)
+    finish_tokenizer(tokenizer, name, chat_template)
     return model, tokenizer
 
 
-def load_for_inference(table: ModelTable, adapter: Path | None = None) -> tuple[Any, Any]:
+def load_for_inference(
+    name: str,
+    *,
+    precision: str = "16bit",
+    revision: str | None = None,
+    chat_template: Path | None = None,
+    adapter: Path | None = None,
+) -> tuple[Any, Any]:
     """Return (model, tokenizer) that only answers, with `adapter` on top if given."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     silence_libraries()
     cuda = torch.cuda.is_available()
-    path = model_path(table.name)
-    options: dict[str, Any] = {"revision": table.revision, "dtype": torch.float32}
+    path = model_path(name)
+    options: dict[str, Any] = {"revision": revision, "dtype": torch.float32}
     if cuda:
         options |= {"dtype": torch.bfloat16, "device_map": {"": 0}}
-        if table.precision == "4bit":
+        if precision == "4bit":
             options["quantization_config"] = _four_bits(torch.bfloat16)
-        if table.precision == "32bit":
+        if precision == "32bit":
             options["dtype"] = torch.float32
     with _loading(path):
         model = AutoModelForCausalLM.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=table.revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter))
         if (adapter / "tokenizer_config.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(str(adapter))
-            table = table.model_copy(update={"chat_template": None})  # it brings the run's own
-    finish_tokenizer(tokenizer, table)
+            chat_template = None  # it brings the run's own
+    finish_tokenizer(tokenizer, name, chat_template)
     return model.eval(), tokenizer
 
 
-def finish_tokenizer(tokenizer: Any, table: ModelTable) -> None:
-    """Pad on the left; take the recipe's chat template; refuse a model without any."""
+def finish_tokenizer(tokenizer: Any, name: str, chat_template: Path | None) -> None:
+    """Pad on the left; take `chat_template` if given; refuse the model `name` without any."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if table.chat_template is not None:
+    if chat_template is not None:
         try:
-            tokenizer.chat_template = table.chat_template.read_text("utf-8")
+            tokenizer.chat_template = chat_template.read_text("utf-8")
         except FileNotFoundError:
-            raise WrongUse(f"There is no chat template {table.chat_template}.") from None
+            raise WrongUse(f"There is no chat template {chat_template}.") from None
     if not tokenizer.chat_template:
         raise WrongUse(
-            f"{table.name} has no chat template (it is a base model): take its Instruct version, "
+            f"{name} has no chat template (it is a base model): take its Instruct version, "
             "or set model.chat_template to a Jinja file."
         )
 
 
-def _load(recipe: Recipe, name: str, backend: Backend) -> tuple[Any, Any]:
+def _load(
+    path: str,
+    backend: Backend,
+    lora: LoraSpec,
+    precision: str,
+    revision: str | None,
+    attention: str,
+) -> tuple[Any, Any]:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     half = torch.bfloat16 if backend.bf16 else torch.float16
     options: dict[str, Any] = {
-        "revision": recipe.model.revision,
-        "attn_implementation": recipe.model.attention,
-        "dtype": torch.float32 if recipe.model.precision == "32bit" else half,
+        "revision": revision,
+        "attn_implementation": attention,
+        "dtype": torch.float32 if precision == "32bit" else half,
     }
     if backend.cuda:
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
-    if recipe.model.precision == "4bit":
+    if precision == "4bit":
         options["quantization_config"] = _four_bits(half)
-    model = AutoModelForCausalLM.from_pretrained(name, **options)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=recipe.model.revision)
-    lora = recipe.lora
-    set_seed(recipe.schedule.seed)
+    model = AutoModelForCausalLM.from_pretrained(path, **options)
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    set_seed(lora.seed)
     targets: Any = lora.targets if lora.targets == "all-linear" else list(lora.targets)
     try:
         model = get_peft_model(
@@ -264,27 +267,33 @@ def _load(recipe: Recipe, name: str, backend: Backend) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _load_unsloth(recipe: Recipe, name: str) -> tuple[Any, Any]:
+def _load_unsloth(
+    path: str,
+    lora: LoraSpec,
+    precision: str,
+    revision: str | None,
+    *,
+    longest: int,
+    checkpointing: bool,
+) -> tuple[Any, Any]:
     from unsloth import FastLanguageModel
 
-    seed, lora = recipe.schedule.seed, recipe.lora
     model, tokenizer = FastLanguageModel.from_pretrained(
-        model_name=name,
-        revision=recipe.model.revision,
-        max_seq_length=recipe.data.max_prompt_length + recipe.grpo.max_completion_length,
-        load_in_4bit=recipe.model.precision == "4bit",
-        load_in_16bit=recipe.model.precision == "16bit",
+        model_name=path,
+        revision=revision,
+        max_seq_length=longest,
+        load_in_4bit=precision == "4bit",
+        load_in_16bit=precision == "16bit",
         full_finetuning=False,
         fast_inference=False,
         max_lora_rank=lora.r,
-        random_state=seed,
+        random_state=lora.seed,
         **(
             {"device_map": {"": int(os.environ["LOCAL_RANK"])}}
             if "LOCAL_RANK" in os.environ
             else {}
         ),
     )
-    checkpointing: Any = "unsloth" if recipe.schedule.gradient_checkpointing else False
     model = FastLanguageModel.get_peft_model(
         model,
         r=lora.r,
@@ -293,8 +302,8 @@ def _load_unsloth(recipe: Recipe, name: str) -> tuple[Any, Any]:
         target_modules=list(lora.targets),
         use_rslora=lora.rslora,
         bias="none",
-        use_gradient_checkpointing=checkpointing,
-        random_state=seed,
+        use_gradient_checkpointing="unsloth" if checkpointing else False,
+        random_state=lora.seed,
     )
     return model, tokenizer
 

@@ -110,7 +110,12 @@ def _from_model(recipe: Recipe, rows: Sequence[Row], attempts: int, notes: list[
     from train.eval.models import LocalModel, SamplingParams
     from train.model import backends
 
-    model, tokenizer = backends.load_for_inference(recipe.model)
+    model, tokenizer = backends.load_for_inference(
+        recipe.model.name,
+        precision=recipe.model.precision,
+        revision=recipe.model.revision,
+        chat_template=recipe.model.chat_template,
+    )
     grpo = recipe.grpo
     drawn = SamplingParams(
         grpo.max_completion_length, grpo.temperature, grpo.top_p, recipe.schedule.seed

@@ -6,18 +6,15 @@ kept on disk is what `rig eval` keeps, so both can be compared.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from rig.atomic import atomic_folder
 from rig.runs import Run
-from train.data.dataset import DataSplits
 from train.eval import scoring
-from train.eval.models import LocalModel, SamplingParams
+from train.eval.models import LocalModel
 from train.eval.problems import Problems
 from train.model.preserve_state import preserve_state
 from train.monitor import log
-from train.recipe import Recipe
 from train.trainer import checkpoints
 
 BEST = "best"
@@ -27,25 +24,32 @@ BEST = "best"
 class HeldOutEval:
     """The problems of one run, put to its model as it is at the moment.
 
-    `done`: steps before this process began, whose looks count towards early stopping.
+    Args:
+        run: its folder takes the rows and figures.
+        problems: what is asked, and how.
+        model, tokenizer: as they are trained.
+        base: what the recipe calls the model.
+        batch: problems generated together.
+        patience: looks without a better accuracy after which to stop (0 = never).
+        done: steps before this process began, whose looks count towards early stopping.
     """
 
     def __init__(
         self,
         run: Run,
-        recipe: Recipe,
-        problems: DataSplits,
+        problems: Problems,
         model: Any,
         tokenizer: Any,
         *,
+        base: str,
+        batch: int,
+        patience: int = 0,
         done: int = 0,
     ) -> None:
-        chosen = replace(problems, held_out=problems.held_out[: recipe.evaluation.problems])
-        self.rows = chosen.held_out
-        self._sampling = SamplingParams(max_tokens=recipe.grpo.max_completion_length)
-        self._exam = Problems(recipe, self.rows, chosen.held_out_fingerprint, self._sampling, 0, [])
-        self._run, self._recipe = run, recipe
+        self.problems = problems
+        self._run, self._base = run, base
         self._model, self._tokenizer = model, tokenizer
+        self._batch, self._patience = batch, patience
         self._best, self._since_best = -1.0, 0
         for row in log.read_rows(run.path / log.LOG):
             if "held_out" in row and row["step"] <= done:
@@ -57,14 +61,14 @@ class HeldOutEval:
             local = self._local()
             verdict = self._verdict(local)
             besides = scoring.ask_extra_questions(
-                local, self._recipe.reply_format.to_reply_format(), self._sampling
+                local, self.problems.reply_format, self.problems.sampling
             )
         scoring.save_result(
             self._run,
             label,
             verdict,
-            model=self._recipe.model.name,
-            problems=self._exam.to_record(),
+            model=self._base,
+            problems=self.problems.to_record(),
         )
         self._run.update_record(extras={label: {one.question: one.text for one in besides}})
         return verdict.figures
@@ -84,10 +88,9 @@ class HeldOutEval:
         if self._count(share):
             self._keep_best()
         kept = {key: figures[key] for key in ("n", "strict", "lenient", "format")}
-        patience = self._recipe.evaluation.patience
-        if patience and self._since_best >= patience:
+        if self._patience and self._since_best >= self._patience:
             return kept, (
-                f"Held-out accuracy has not risen above {self._best:.1%} in {patience} looks: "
+                f"Held-out accuracy has not risen above {self._best:.1%} in {self._patience} looks: "
                 f"stopping early at step {step}; the adapter of the best look is kept."
             )
         return kept, None
@@ -95,7 +98,7 @@ class HeldOutEval:
     def best_adapter(self) -> Any:
         """The folder of the best look's adapter, where early stopping is on; else None."""
         path = self._run.checkpoint_folder / BEST
-        return path if self._recipe.evaluation.patience and path.is_dir() else None
+        return path if self._patience and path.is_dir() else None
 
     def _count(self, share: float) -> bool:
         """Whether this look is the best so far."""
@@ -106,16 +109,16 @@ class HeldOutEval:
         return False
 
     def _keep_best(self) -> None:
-        if not self._recipe.evaluation.patience:
+        if not self._patience:
             return
         folder = self._run.checkpoint_folder
         with atomic_folder(folder, BEST, when_full=checkpoints.WHEN_FULL) as workshop:
             self._model.save_pretrained(str(workshop / BEST))
 
     def _local(self) -> LocalModel:
-        return LocalModel(self._model, self._tokenizer, self._recipe.evaluation.batch)
+        return LocalModel(self._model, self._tokenizer, self._batch)
 
     def _verdict(self, local: LocalModel) -> scoring.EvalResult:
         return scoring.score_model(
-            local, self.rows, self._recipe.reply_format.to_reply_format(), self._sampling
+            local, self.problems.rows, self.problems.reply_format, self.problems.sampling
         )
