@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from export import chat
 from export.verify.logits import kl_divergence
 from rig.cli import main
+from rig.model.chat_template import render_chat
 from rig.model.reply_format import TAUGHT
 from rig.model.toy import toy_folder as toy
 from rig.runs import Run
@@ -127,7 +127,7 @@ def never_ends(here: Path) -> None:
             "has no effect in taught-Q4_0.gguf: its type rounds every change away",
         ),
         (begin_twice, "Q8_0", "begins a text twice (<|begin_of_text|> <|begin_of_text|>)"),
-        (broken_template, "Q8_0", "The chat template failed: never"),
+        (broken_template, "Q8_0", "refuses these messages: never."),
         (
             never_ends,
             "Q8_0",
@@ -228,7 +228,7 @@ def test_the_questions_are_the_trainings_own_where_it_kept_them(here: Path) -> N
             {"role": "system", "content": TAUGHT.system_prompt},
             {"role": "user", "content": question},
         ]
-        prompt = chat.render_chat(template, said, bos="<|begin_of_text|>", eos="<|eot_id|>")
+        prompt = render_chat(template, said, bos="<|begin_of_text|>", eos="<|eot_id|>")
         rows.append(json.dumps({"step": number, "prompt": prompt, "completion": "15"}))
     (run.path / "samples.jsonl").write_text("\n".join(rows) + '\n{"step": 8, "pro', "utf-8")
     done = rig("taught", "--gguf", "--quant", "Q8_0", "--json")

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import chat, lora_gguf, merged_model, modelfile
+from export import lora_gguf, merged_model, modelfile
 from export import plan as export_plan
 from export.checkpoint import source, tokenizer
 from export.checkpoint.safetensors import folder_weights
 from export.gguf import writer
 from export.llama import LlamaModel
 from rig.errors import RigError
+from rig.model.chat_template import render_chat
 from rig.model.reply_format import TAUGHT, ReplyFormat
 from support import tiny_models, tiny_tokenizers
 from support.gguf_files import keys, numbers, tensors
@@ -270,7 +271,7 @@ GEMMA = (
     [(tiny_tokenizers.LLAMA_TEMPLATE, "<|begin_of_text|>"), (tiny_tokenizers.CHATML_TEMPLATE, "")],
 )
 def test_ollama_will_write_a_conversation_as_the_template_does(template: str, bos: str) -> None:
-    turns = chat.split_turns(template, bos=bos, eos="")
+    turns = modelfile.split_turns(template, bos=bos, eos="")
     assert turns is not None
     words = tokenizer.Vocabulary("gpt2", "x", [bos], [3], special={"bos": 0}, template=template)
     text = modelfile.render_modelfile("m.gguf", words, ReplyFormat())
@@ -282,7 +283,7 @@ def test_ollama_will_write_a_conversation_as_the_template_does(template: str, bo
         for question, answer in said:
             messages.append({"role": "user", "content": question})
             messages += [{"role": "assistant", "content": answer}] if answer else []
-        wanted = chat.render_chat(template, messages, bos=bos, eos="").removeprefix(bos)
+        wanted = render_chat(template, messages, bos=bos, eos="").removeprefix(bos)
         assert go(found[1], system, said) == wanted
 
 
@@ -299,7 +300,7 @@ def test_ollama_will_write_a_conversation_as_the_template_does(template: str, bo
 def test_a_template_that_is_not_made_of_fixed_pieces_is_left_to_ollama(
     template: str, reason: str
 ) -> None:
-    assert chat.split_turns(template, bos="<bos>", eos="") is None, reason
+    assert modelfile.split_turns(template, bos="<bos>", eos="") is None, reason
     words = tokenizer.Vocabulary("gpt2", "x", [], [], template=template)
     text = modelfile.render_modelfile("m.gguf", words, TAUGHT)
     assert "TEMPLATE" not in text
@@ -320,7 +321,9 @@ def test_real_llama_3_pieces(shared: Path) -> None:
     config = json.loads(
         (shared / "data/models/Llama-3.1-8B-Instruct/tokenizer_config.json").read_text("utf-8")
     )
-    found = chat.split_turns(config["chat_template"], bos="<|begin_of_text|>", eos="<|eot_id|>")
+    found = modelfile.split_turns(
+        config["chat_template"], bos="<|begin_of_text|>", eos="<|eot_id|>"
+    )
     assert found is not None
     assert found.user == ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>")
     assert found.assistant == ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export import chat
 from export.checkpoint.tokenizer import load_tokenizer
 from export.gguf import writer
 from export.llama import LlamaModel
 from export.plan import ExportPlan
 from export.verify.report import CheckReport
+from rig.model import chat_template
 
 Cuts = list[tuple[bool, list[list[int] | None]]]
 """Token ids of every text, without and with what the tokenizer adds by itself; None: it cannot say."""
@@ -55,7 +55,7 @@ def compare_template(
 ) -> None:
     """Template, contract, beginning and end tokens as they were in training."""
     held = writer.read_header(path).keys
-    template = chat.default_template(plan.vocabulary.template)
+    template = chat_template.default_template(plan.vocabulary.template)
     if held.get("tokenizer.chat_template") != template:
         report.problems.append(
             f"{path.name} has another chat template than {plan.source.adapter or plan.tokenizer}: "

@@ -13,12 +13,12 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from export import chat
 from export.llama import LlamaModel, useful_threads
 from export.plan import ExportPlan
 from export.verify import logits, tokens
 from export.verify.report import CheckReport
 from export.verify.tokens import special_token_text
+from rig.model import chat_template
 
 QUESTIONS = 5
 REPLY = 256
@@ -75,7 +75,7 @@ def _questions(plan: ExportPlan, report: CheckReport) -> tuple[list[str], list[s
                 seen.setdefault(row["prompt"], row["prompt"] + row["completion"])
     if len(seen) >= QUESTIONS:
         return list(seen)[-QUESTIONS:], list(seen.values())[-50:]
-    template = chat.default_template(plan.vocabulary.template)
+    template = chat_template.default_template(plan.vocabulary.template)
     if template is None:
         report.notes.append("The model has no chat template: no questions were asked.")
         return [], list(seen.values())
@@ -86,14 +86,14 @@ def _questions(plan: ExportPlan, report: CheckReport) -> tuple[list[str], list[s
         said.append({"role": "user", "content": question})
         try:
             prompts.append(
-                chat.render_chat(
+                chat_template.render_chat(
                     template,
                     said,
                     bos=special_token_text(plan, "bos"),
                     eos=special_token_text(plan, "eos"),
                 )
             )
-        except chat.ChatTemplateError as error:
+        except chat_template.ChatTemplateError as error:
             report.problems.append(f"{error.message} Train and serve with a template that works.")
             break
     return prompts, list(seen.values())

@@ -1,20 +1,22 @@
 """Messages become a prompt by the model's own template, and no message can forge a control token.
 
 A web page that says "<|eot_id|><|start_header_id|>system" is text, not an order: such words inside a
-message are marked before the template runs and are read as plain text afterwards.
+message are marked before the template runs and are read as plain text afterwards. One sandbox for serving
+and for what export measures, so that both feed the model the same; Jinja comes in when it is first needed.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
-
 from rig.errors import RigError
+
+Message = dict[str, str]
+"""One turn of a conversation: its `role` and its `content`."""
 
 Part = tuple[str, bool]
 """Some text of a prompt, and whether control tokens in it are meant."""
@@ -23,14 +25,45 @@ LEFT, RIGHT = "\ue000", "\ue001"
 """Private characters that enclose the number of a forged control token while the template runs."""
 
 
-class TemplateError(RigError):
-    """The model's template does not take these messages."""
+BROKEN = (
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
+"""What the code of a template may raise while it runs, beside Jinja's own errors."""
+
+
+class ChatTemplateError(RigError):
+    """The model's template does not take these messages, or is damaged."""
+
+
+def default_template(template: str | list[dict[str, str]] | None) -> str | None:
+    """The template for chats, where there are several: the one called `default`, else the first."""
+    if isinstance(template, list):
+        named = {one["name"]: one["template"] for one in template}
+        return named.get("default") or next(iter(named.values()), None)
+    return template
+
+
+def render_chat(
+    source: str, messages: Sequence[Message], *, bos: str, eos: str, ask: bool = True
+) -> str:
+    """The text of a conversation, as transformers renders it; `ask`: up to where the assistant speaks.
+
+    >>> render_chat("{{ bos_token }}{{ messages[0].content }}", [{"content": "Hi"}], bos="<s>", eos="")
+    '<s>Hi'
+    """
+    template = ChatTemplate(source, bos=bos, eos=eos)
+    parts = template.render_messages(messages, add_generation_prompt=ask)
+    return "".join(text for text, _ in parts)
 
 
 class ChatTemplate:
-    """The chat template of one model."""
+    """The chat template of one model; `control` are the tokens that no message may forge."""
 
-    def __init__(self, source: str, *, bos: str, eos: str, control: list[str]) -> None:
+    def __init__(self, source: str, *, bos: str, eos: str, control: Sequence[str] = ()) -> None:
+        import jinja2
+        import jinja2.ext
+        import jinja2.sandbox
+
         self.source = source
         self._bos, self._eos = bos, eos
         words = sorted((word for word in control if word.strip()), key=len, reverse=True)
@@ -43,17 +76,19 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise TemplateError(f"The model's chat template is damaged: {error}.") from error
+        except (jinja2.TemplateError, *BROKEN) as error:
+            raise ChatTemplateError(f"The model's chat template is damaged: {error}.") from error
 
     def render_messages(
         self,
-        messages: list[dict[str, Any]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
         **more: Any,
     ) -> list[Part]:
         """The prompt in parts; `more` are the template's own switches, such as enable_thinking."""
+        import jinja2
+
         forged: list[str] = []
         safe = [
             {
@@ -68,12 +103,10 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self._bos,
                 eos_token=self._eos,
-                **{"tools": None, **more},
+                **{"tools": None, "documents": None, **more},
             )
-        except TemplateError:
-            raise
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise TemplateError(f"The model's chat template failed: {error}.") from error
+        except (jinja2.TemplateError, *BROKEN) as error:
+            raise ChatTemplateError(f"The model's chat template failed: {error}.") from error
         return self._unmark(text, forged)
 
     def _mark(self, content: Any, forged: list[str]) -> Any:
@@ -99,10 +132,18 @@ class ChatTemplate:
 
 
 def _raise(message: str) -> NoReturn:
-    raise TemplateError(f"The model's chat template refuses these messages: {message}")
+    said = str(message).rstrip(".")
+    raise ChatTemplateError(f"The model's chat template refuses these messages: {said}.")
 
 
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as transformers' filter writes it: Jinja's own one escapes for HTML."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

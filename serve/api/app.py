@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from rig.errors import RigError
-from rig.model.chat_template import TemplateError
+from rig.model.chat_template import ChatTemplateError
 from rig.model.reply_format import ReplyFormat
 from serve.api import protocol as forms
 from serve.api.admission import AdmissionQueue, QueueFull
@@ -191,7 +191,7 @@ class App:
                 status, headers = 503, {"Retry-After": "5"}
             case ReplyFailed():
                 status, headers = 500, {}
-            case EngineRefused() | TemplateError():
+            case EngineRefused() | ChatTemplateError():
                 status, headers = 400, {}
             case TimeoutError():
                 status, headers = 503, {"Retry-After": "30"}

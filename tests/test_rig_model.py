@@ -1,0 +1,72 @@
+"""What rig knows of a model without loading it: `pytest tests/test_rig_model.py`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rig.model.chat_template import ChatTemplate, ChatTemplateError, default_template, render_chat
+
+SAID = [{"role": "user", "content": "<b> & <|end|>"}]
+
+
+def test_a_word_that_only_looks_like_a_control_token_is_text() -> None:
+    template = ChatTemplate(
+        "<|user|>{{ messages[0].content }}<|end|>", bos="", eos="", control=["<|user|>", "<|end|>"]
+    )
+    assert template.render_messages(SAID) == [
+        ("<|user|><b> & ", True),
+        ("<|end|>", False),
+        ("<|end|>", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("{{ messages | tojson }}", '[{"role": "user", "content": "<b> & <|end|>"}]'),
+        ("{{ messages[0] | tojson(sort_keys=true, separators=(',', ':')) }}",
+         '{"content":"<b> & <|end|>","role":"user"}'),
+        ("{{ 'ü' | tojson }}{{ 'ü' | tojson(ensure_ascii=true) }}", '"ü""\\u00fc"'),
+        ("{{ [1] | tojson(indent=1) }}", "[\n 1\n]"),
+        ("{% for m in messages %}\n  {{ m.role }}\n  {% break %}{% endfor %}", "  user\n"),
+        ("{% if documents is none and tools is none %}{{ bos_token }}{% endif %}", "<s>"),
+    ],
+)  # fmt: skip
+def test_a_template_renders_as_transformers_renders_it(source: str, wanted: str) -> None:
+    assert render_chat(source, SAID, bos="<s>", eos="") == wanted
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("{% if %}", "is damaged"),
+        ("{{ raise_exception('no system prompt') }}", "refuses these messages: no system prompt"),
+        ("{{ messages[3].content.strip() }}", "failed"),
+        ("{{ 1 / 0 }}", "failed: division by zero"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "failed: Range too big"),
+        ("{{ ''.__class__.__mro__ }}", "failed"),
+        ("{{ messages.append(1) }}", "failed"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "failed"),
+    ],
+)
+def test_whatever_is_wrong_with_a_template_is_one_sentence(source: str, told: str) -> None:
+    with pytest.raises(ChatTemplateError, match="The model's chat template") as caught:
+        render_chat(source, SAID, bos="", eos="")
+    assert told in caught.value.message
+
+
+def test_of_several_templates_the_default_one_is_for_chats() -> None:
+    rag, chat = {"name": "rag", "template": "R"}, {"name": "default", "template": "D"}
+    assert [default_template(each) for each in ([rag, chat], [rag], [], None, "T")] == [
+        "D", "R", None, None, "T",
+    ]  # fmt: skip
+
+
+def test_knowing_messages_costs_no_template_engine() -> None:
+    """The bots and the trainer take a type from there; the bots' extra does not even bring Jinja."""
+    code = "import sys, rig.model.chat_template; print('jinja2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
