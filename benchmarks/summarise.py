@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from bots.articles import chunks
+from bots.articles.prompts import summary_messages
 from bots.articles.request import NOTES, SummaryRequest
 from bots.articles.summarise import NOTE_TOKENS
 from bots.articles.token_budget import TokenBudget
 from bots.documents.sanitise import clean_paragraphs, defuse_marks
-from rig.prompts import summary_messages
 from rig.server.client import ModelClient
 
 ROOT = Path(__file__).resolve().parent.parent

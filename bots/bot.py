@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rig.registry import Registry
 
 if TYPE_CHECKING:
-    from rig.prompts import Message
+    from rig.model.chat_template import Message
     from rig.server.client import ChatCompletion, ModelClient
 
 

@@ -20,7 +20,7 @@ from rig.errors import RigError
 
 if TYPE_CHECKING:
     from bots.outlets.base import Outlet
-    from rig.prompts import Message
+    from rig.model.chat_template import Message
     from rig.server.client import ChatCompletion, ModelClient
 
 

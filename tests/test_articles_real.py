@@ -23,11 +23,11 @@ from bots.articles import chunks
 from bots.articles.cache import ArticleCache
 from bots.articles.listener import SummaryListener
 from bots.articles.pipeline import summarise
+from bots.articles.prompts import summary_messages
 from bots.articles.request import NOTES, SummaryRequest
 from bots.articles.token_budget import MARGIN, TokenBudget
 from bots.documents.article import Article
 from bots.documents.sanitise import clean_paragraphs, defuse_marks
-from rig.prompts import summary_messages
 from rig.server.client import ModelClient
 from support.articles_command import rig, rig_apart
 from support.articles_documents import prose

@@ -16,12 +16,12 @@ from bots.cards import images, refresh
 from bots.cards.bot import cards
 from bots.cards.card import Card
 from bots.cards.database import CardDatabase, CardPool, database_path, replace_copy
+from bots.cards.prompts import CARD_SCHEMA
 from bots.context import SlotContext
 from bots.ledger.deck import LedgerDeck
 from bots.ledger.store import Ledger
 from bots.settings import BotSettings
 from rig.errors import RigError, WrongUse
-from rig.prompts import CARD_SCHEMA
 from rig.server.client import ModelClient
 from support.fake_services import Service
 from support.fakes_model import FakeModel, about_the_card

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rig.errors import RigError, WrongUse
+from rig.model.chat_template import Message
 from rig.model.reply_format import TAUGHT
-from rig.prompts import Message
 from rig.server.client import (
     ChatCompletion,
     ContextOverflow,

@@ -34,6 +34,7 @@ SPEAKING = {"rig/__init__.py", "bots/outlets/__init__.py"}
 LONG = {
     ROOT / path
     for path in (
+        "bots/articles",
         "rig",
         "benchmarks/serve.py",
         "tests/test_serve_box.py",

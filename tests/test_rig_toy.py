@@ -14,8 +14,9 @@ from random import Random
 
 import pytest
 
+from bots.articles.prompts import summary_messages
+from bots.cards.prompts import card_messages
 from rig.model.reply_format import TAUGHT, ReplyFormat
-from rig.prompts import card_messages, summary_messages
 from train.data.arithmetic import Problem, make_problem, make_problems
 
 pytest.importorskip("transformers", reason="needs the room train")

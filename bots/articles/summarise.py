@@ -18,12 +18,12 @@ from typing import Any
 from bots.articles import chunks, focus
 from bots.articles.cache import ArticleCache, cache_key
 from bots.articles.listener import SummaryListener
+from bots.articles.prompts import summary_messages
 from bots.articles.request import NOTES, TOKENS_EACH, SummaryRequest
 from bots.articles.token_budget import TokenBudget
 from bots.documents.sanitise import StreamCleaner, clean_paragraphs, defuse_marks
 from rig.errors import RigError
 from rig.model.reply_format import ReplyFormat, ReplySplitter
-from rig.prompts import summary_messages
 from rig.server.client import (
     ChatCompletion,
     ContextOverflow,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bots.articles.prompts import summary_messages
 from bots.documents.article import Unreadable
 from rig.errors import RigError
-from rig.prompts import summary_messages
 from rig.server.client import ModelClient, RequestRefused
 
 GUESSED_CONTEXT = 4096

@@ -17,9 +17,9 @@ from bots.cards import images
 from bots.cards.card import Card
 from bots.cards.database import CardDatabase, CardPool, database_path
 from bots.cards.fact_check import card_faults
+from bots.cards.prompts import CARD_SCHEMA, card_messages, card_retry
 from bots.cards.template import alt_text, template_post
 from rig.errors import RigError
-from rig.prompts import CARD_SCHEMA, card_messages, card_retry
 from rig.server.client import ContextOverflow, RequestRefused
 from rig.validation import FrozenModel, validate_as
 

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from rig.errors import RigError, WrongUse
+from rig.model.chat_template import Message
 from rig.model.reply_format import ReplyFormat
-from rig.prompts import Message
 
 DEFAULT = "default"
 """The name of the model when none is asked for; `rig serve` and llama-server answer to any name."""

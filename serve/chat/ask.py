@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from rig.errors import RigError, WrongUse
-from rig.prompts import Message
+from rig.model.chat_template import Message
 from rig.server.client import ChatCompletion, ModelClient
 from serve.chat import history
 from serve.chat.printer import AnswerPrinter, format_stats

@@ -17,7 +17,7 @@ import click
 
 from rig.atomic import write_text
 from rig.errors import RigError, suggest_name
-from rig.prompts import Message
+from rig.model.chat_template import Message
 from rig.server.client import ChatCompletion, ContextOverflow, ModelClient
 from serve.chat import history
 from serve.chat.ask import make_logged_call, system_messages

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
+from bots.articles.prompts import summary_messages
+from bots.cards.prompts import card_messages, card_retry
+from rig.model.chat_template import Message
 from rig.model.reply_format import TAUGHT
-from rig.prompts import Message, card_messages, card_retry, summary_messages
 from tools.toy_model import fake_cards
 from tools.toy_model import word_lists as w
 from tools.toy_model.fake_articles import Writer, article, made_up

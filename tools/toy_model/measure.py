@@ -8,8 +8,9 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from bots.cards.prompts import card_messages
+from rig.model.chat_template import Message
 from rig.model.reply_format import TAUGHT
-from rig.prompts import Message, card_messages
 from tools.toy_model import fake_cards, lessons
 from train.data.arithmetic import Problem, make_problems
 from train.eval.models import LocalModel, SamplingParams

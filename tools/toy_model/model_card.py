@@ -24,7 +24,8 @@ It exists so that the whole loop (train, export, serve, post, summarise) can be 
 any machine, without a download, a card or an account. It knows nothing about the world. Do not
 judge any method by it, and do not rely on what it says.
 
-It knows three small trades, asked for in the words of `rig/prompts.py` and `rig/model/reply_format.py`:
+It knows three small trades, asked for in the words of `bots/cards/prompts.py`,
+`bots/articles/prompts.py` and `rig/model/reply_format.py`:
 
 1. **Word problems** with small numbers. On purpose it mostly blurts out a wrong number and only now
    and then reasons, well, in the form of the system prompt: what `rig train` then teaches it to

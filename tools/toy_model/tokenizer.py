@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from rig.atomic import write_text
-from rig.prompts import Message
+from rig.model.chat_template import Message
 
 VOCABULARY = 2048
 POSITIONS = 4096

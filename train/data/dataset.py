@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rig.errors import WrongUse, suggest_name
+from rig.model.chat_template import Message
 from rig.model.reply_format import TAUGHT
-from rig.prompts import Message
 from train.data import answers, sources
 
 Row = dict[str, Any]

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
-from rig.prompts import Message
+from rig.model.chat_template import Message
 from rig.server.client import ContextOverflow, ModelClient, RequestRefused, ServerBusy
 
 Prompt = list[Message]
