@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bots.outlets.base import Halt
 from bots.redact import remember_secrets
 from rig import paths
 from rig.atomic import atomic_file
@@ -24,14 +23,14 @@ SERVICE = "rig"
 
 
 def load_credentials(name: str, fields: Mapping[str, str]) -> dict[str, str]:
-    """The secrets of the outlet `name`; Halt when there are none or some are missing."""
+    """The secrets of the outlet `name`; RigError when there are none or some are missing."""
     if not fields:
         return {}
     found, where = find_credentials(name, fields)
     missing = [field for field in fields if not found.get(field)]
     if missing:
         said = f"{where} lacks {', '.join(missing)}" if found else f"{name} has no credentials"
-        raise Halt(f"{said}: set them with `rig auth {name}`")
+        raise RigError(f"{said}: set them with `rig auth {name}`.")
     return found
 
 
@@ -94,7 +93,7 @@ def _file(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
     if not path.is_file():
         return {}, ""
     if os.name != "nt" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise Halt(f"{path} can be read by others: chmod 600 {path}")
+        raise RigError(f"{path} can be read by others: chmod 600 {path}.")
     return _read(path), str(path)
 
 

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bots.daemon.schedule import UNITS, Schedule
+from bots.schedule import UNITS, Schedule
 from rig.config import load_config
 from rig.errors import WrongUse, suggest_name
 from rig.validation import FrozenModel, validate_as
@@ -138,7 +138,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 def read_settings() -> Settings:
     """The room's tables of rig.toml; without a bot there, the card bot on the screen.
 
-    Outlet tables are validated by the outlet they name (`bots.outlets.build_outlet`).
+    Outlet tables are validated by the outlet they name (`bots.outlets.build`).
     """
     tables = load_config()
     found = tables.get("bots") or {"cards": {}}

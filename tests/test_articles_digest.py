@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from bots import outlets
 from bots.articles import bot
 from bots.articles.reading_list import ReadingList
 from bots.bot import Delivery, Draft
 from bots.context import SlotContext
 from bots.documents import worker
+from bots.outlets.build import build_outlet
 from bots.settings import BotSettings
 from rig.errors import RigError
 from rig.server.client import ModelClient
@@ -74,7 +74,7 @@ def draft(
         settings=BotSettings(options={"allow_private": True, **options}),
         slot=slot,
         now=slot,
-        outlets=[outlets.build_outlet(outlet, {})],
+        outlets=[build_outlet(outlet, {})],
         connect=lambda limit: ModelClient(model.url),
         time_limit=timedelta(seconds=60),
         preview=preview,

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bots import outlets
 from bots.bot import Draft, Skip
 from bots.cards import images, refresh
 from bots.cards.bot import cards
@@ -20,6 +19,7 @@ from bots.cards.prompts import CARD_SCHEMA
 from bots.context import SlotContext
 from bots.ledger.deck import LedgerDeck
 from bots.ledger.store import Ledger
+from bots.outlets.build import build_outlet
 from bots.settings import BotSettings
 from rig.errors import RigError, WrongUse
 from rig.server.client import ModelClient
@@ -43,7 +43,7 @@ def drafted(model: FakeModel, posted: list[str] | None = None, **options: Any) -
         settings=found,
         slot=NOW,
         now=NOW,
-        outlets=[outlets.build_outlet("x", {})],
+        outlets=[build_outlet("x", {})],
         connect=lambda limit: ModelClient(model.url, priority="bot", timeout=limit),
         time_limit=timedelta(seconds=20),
         history=lambda limit: posted or [],

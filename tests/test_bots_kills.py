@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from bots.daemon.schedule import Schedule
 from bots.ledger import switches
 from bots.ledger.store import Ledger
 from bots.ledger.tables import outbox, runs
+from bots.schedule import Schedule
 from support import postgres
 from support.daemons import Process, keep_x_secrets, tick
 from support.fake_x import Event, FakeX

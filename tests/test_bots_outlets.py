@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from bots import outlets
 from bots.outlets import bluesky, mastodon, telegram, webhook
-from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.base import LOST, UNKNOWN, Outlet, Post
+from bots.outlets.build import build_outlet
+from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from rig.errors import WrongUse
 from support import fake_services
 from support.fake_services import Service
@@ -45,7 +46,7 @@ def service(kind: str) -> Iterator[Service]:
 
 
 def built(kind: str, url: str, secrets: dict[str, str] | None = None) -> Outlet:
-    return outlets.build_outlet(kind, {kind: ADDRESS[kind](url)}, secrets or SECRETS[kind])
+    return build_outlet(kind, {kind: ADDRESS[kind](url)}, secrets or SECRETS[kind])
 
 
 SLOT = datetime.now(UTC).replace(microsecond=0)
@@ -227,7 +228,7 @@ def test_bluesky_logs_in_again_when_its_session_has_ended(
 )
 def test_each_outlet_measures_by_its_own_rule(kind: str, text: str, length: int) -> None:
     tables = {kind: ADDRESS[kind]("http://127.0.0.1:9")} if kind in ADDRESS else {}
-    assert outlets.build_outlet(kind, tables, {}).measure_text(text) == length
+    assert build_outlet(kind, tables, {}).measure_text(text) == length
 
 
 def test_bluesky_counts_bytes_too() -> None:
@@ -237,7 +238,7 @@ def test_bluesky_counts_bytes_too() -> None:
 
 def test_a_file_line_is_whole_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "posts.jsonl"
-    outlet = outlets.build_outlet("file", {"file": {"path": str(path)}})
+    outlet = build_outlet("file", {"file": {"path": str(path)}})
     assert outlet.find_post(post()) == LOST
     outlet.send_post(post())
     with path.open("ab") as file:
@@ -253,9 +254,7 @@ def test_a_file_line_is_whole_and_found_again(tmp_path: Path) -> None:
 
 def test_an_address_that_is_a_secret_is_asked_for() -> None:
     assert set(
-        outlets.build_outlet(
-            "discord", {"discord": {"kind": "webhook", "field": "content"}}
-        ).secrets
+        build_outlet("discord", {"discord": {"kind": "webhook", "field": "content"}}).secrets
     ) == {"url"}
 
 
@@ -273,5 +272,5 @@ def test_an_address_that_is_a_secret_is_asked_for() -> None:
 )
 def test_a_mistake_in_an_outlet_is_one_sentence(tables: dict[str, Any], said: str) -> None:
     with pytest.raises(WrongUse) as told:
-        outlets.build_outlet("mastodom", tables)
+        build_outlet("mastodom", tables)
     assert said in told.value.message

@@ -19,8 +19,11 @@ from bots import credentials, settings
 from bots.daemon import process
 from bots.ledger import review
 from bots.ledger.store import Ledger
-from bots.outlets.base import Halt
+from bots.outlets.base import Post
+from bots.outlets.build import build_outlet
+from bots.outlets.errors import Halt
 from bots.redact import redact_secrets
+from rig.errors import RigError
 from support.daemons import by_hand, keep_x_secrets, tick
 from support.fake_x import SECRETS, FakeX
 from support.simulated import Clock, simulated
@@ -244,7 +247,7 @@ def test_secrets_come_from_the_first_place_that_has_them(
     own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = {"token": "a token"}
-    with pytest.raises(Halt, match="rig auth telegram"):
+    with pytest.raises(RigError, match="rig auth telegram"):
         credentials.load_credentials("telegram", fields)
     monkeypatch.setenv("RIG_TELEGRAM_TOKEN", "from-environment")
     assert credentials.find_credentials("telegram", fields) == (
@@ -258,8 +261,19 @@ def test_secrets_come_from_the_first_place_that_has_them(
     assert credentials.load_credentials("telegram", fields) == {"token": "from-systemd"}
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     path.chmod(0o644)
-    with pytest.raises(Halt, match="chmod 600"):
+    with pytest.raises(RigError, match="chmod 600"):
         credentials.load_credentials("telegram", fields)
+
+
+@pytest.mark.parametrize(("content", "advice"), [(None, "rig auth x"), ("[]", "set them again")])
+def test_an_outlet_without_usable_secrets_stops_until_a_person_acts(
+    own_home: Path, content: str | None, advice: str
+) -> None:
+    path = credentials.save_credentials("x", SECRETS)
+    path.unlink() if content is None else path.write_text(content)
+    outlet = build_outlet("x", {})
+    with pytest.raises(Halt, match=advice):
+        outlet.prepare_post(Post("cards", datetime.now(UTC), "Moss Golem", "key"), "")
 
 
 def test_a_keyring_without_a_backend_is_no_error(

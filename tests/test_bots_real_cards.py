@@ -22,12 +22,12 @@ import httpx
 import pytest
 from conftest import SHARED
 
-from bots import outlets
 from bots.bot import Draft, Skip
 from bots.cards.bot import cards
 from bots.cards.database import CardDatabase, CardPool, database_path, replace_copy
 from bots.cards.fact_check import card_faults
 from bots.context import SlotContext
+from bots.outlets.build import build_outlet
 from bots.outlets.x_length import has_link, weighted_length
 from bots.settings import BotSettings
 from rig.server.client import ModelClient
@@ -106,7 +106,7 @@ class Deck:
 )
 def test_no_post_that_fails_a_check_gets_through(toy: str, copy: None, count: int) -> None:
     deck, posted, outcome = Deck(5), list[str](), Counter[str]()
-    x = outlets.build_outlet("x", {})
+    x = build_outlet("x", {})
     began = time.monotonic()
     for number in range(count):
         now = datetime(2026, 1, 1, tzinfo=UTC) + number * timedelta(hours=2)
@@ -173,7 +173,7 @@ def test_every_card_can_be_said_in_a_template_that_passes(copy: None) -> None:
     from bots.cards.template import template_post
     from bots.moderation import find_faults
 
-    x = outlets.build_outlet("x", {})
+    x = build_outlet("x", {})
     refused: list[str] = []
     with CardDatabase.open_copy() as database:
         numbers = database.pool_ids(CardPool())

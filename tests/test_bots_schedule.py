@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bots import settings
 from bots.daemon.limits import in_quiet_hours, quiet_hours_end
-from bots.daemon.schedule import Schedule
 from bots.daemon.scheduler import SlotTrigger
+from bots.schedule import Schedule
 from bots.settings import BotSettings
 from rig.errors import WrongUse
 

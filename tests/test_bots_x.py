@@ -13,9 +13,10 @@ import pytest
 import requests
 from conftest import SHARED
 
-from bots import outlets
 from bots.outlets import x as module
-from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.base import LOST, Outlet, Post
+from bots.outlets.build import build_outlet
+from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.x_length import weighted_length
 from support.fake_x import ERRORS, SECRETS, Event, FakeX
 
@@ -28,7 +29,7 @@ def fake() -> Iterator[FakeX]:
 
 @pytest.fixture
 def x(fake: FakeX) -> Outlet:
-    return outlets.build_outlet("x", {"x": {"api": fake.url}}, SECRETS)
+    return build_outlet("x", {"x": {"api": fake.url}}, SECRETS)
 
 
 def post(text: str = "Moss Golem: 900 ATK.", **more: Any) -> Post:
@@ -50,9 +51,7 @@ def test_a_post_that_is_not_there_is_lost(x: Outlet, fake: FakeX) -> None:
 
 
 def test_a_wrong_secret_is_noticed_by_the_signature(fake: FakeX) -> None:
-    bad = outlets.build_outlet(
-        "x", {"x": {"api": fake.url}}, {**SECRETS, "access_token_secret": "nope"}
-    )
+    bad = build_outlet("x", {"x": {"api": fake.url}}, {**SECRETS, "access_token_secret": "nope"})
     with pytest.raises(Halt, match="401"):
         bad.send_post(post())
     assert fake.refused == ["wrong signature"]
@@ -123,13 +122,13 @@ def test_each_failure_has_one_meaning(
 
 def test_nothing_listening_means_not_sent(fake: FakeX) -> None:
     fake.close()
-    gone = outlets.build_outlet("x", {"x": {"api": fake.url}}, SECRETS)
+    gone = build_outlet("x", {"x": {"api": fake.url}}, SECRETS)
     with pytest.raises(NotSent):
         gone.send_post(post())
 
 
 def test_a_name_that_does_not_resolve_means_not_sent() -> None:
-    gone = outlets.build_outlet("x", {"x": {"api": "http://nobody.invalid:1"}}, SECRETS)
+    gone = build_outlet("x", {"x": {"api": "http://nobody.invalid:1"}}, SECRETS)
     with pytest.raises(NotSent):
         gone.send_post(post())
 

@@ -28,8 +28,8 @@ HEAVY = {
 BESIDE = ("tools", "benchmarks", "docs")
 """Python that is no part of the product."""
 
-SPEAKING = {"rig/__init__.py", "bots/outlets/__init__.py"}
-"""Packages that hold more than a docstring: rig its version, the outlets the one that builds them."""
+SPEAKING = {"rig/__init__.py"}
+"""Packages that hold more than a docstring: rig its version."""
 
 LONG = {
     ROOT / path
@@ -121,22 +121,11 @@ def circle(graph: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-KNOTS = {
-    ("bots.credentials", "bots.outlets"),
-    ("bots.settings", "bots.daemon"),
-    ("bots.context", "bots.settings"),
-    ("bots.documents", "bots.articles"),
-}
-"""Arrows that still close a circle. To be untied: nothing may be added here."""
-
-
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_parts_of_a_room_form_no_circle(room: str) -> None:
     """A part is a subpackage or a file beside them; imports inside functions and for types count too."""
     modules = {module_of(path): path for path in sources(room)}
     graph = parts_of(room, {m: modules_imported(path) & {*modules} for m, path in modules.items()})
-    for one, other in KNOTS:
-        graph.get(one, set()).discard(other)
     assert not circle(graph), " <- ".join(circle(graph))
 
 

@@ -1,21 +1,16 @@
-"""RSS and Atom: fetched like any page, parsed in the child process, reduced to addresses and titles."""
+"""RSS and Atom: fetched like any page, taken apart by `bots.documents.feed` in the child process."""
 
 from __future__ import annotations
 
-import io
-from calendar import timegm
 from dataclasses import dataclass
-from typing import Any
 
 from bots.documents.article import Unreadable
-from bots.documents.sanitise import clean_line
 
 TYPES = (
     "application/rss+xml", "application/atom+xml", "application/rdf+xml", "application/xml", "text/xml",
     "text/html", "text/plain", "application/octet-stream", "",
 )  # fmt: skip
 """Content types that feeds come in; many a server calls them HTML or plain text."""
-MAX_ENTRIES = 100
 
 
 @dataclass(frozen=True)
@@ -38,28 +33,3 @@ def fetch_entries(url: str, *, allow_private: bool = False) -> list[FeedEntry]:
         raise Unreadable("status", f"The feed {url} answers with status {got.status}.")
     found = run_worker(got.content, "feed", url=got.url, name=f"The feed {url}")
     return [FeedEntry(**entry) for entry in found["entries"]]
-
-
-def parse_feed(content: bytes, url: str) -> dict[str, Any]:
-    """The entries of a feed's bytes, for the child process.
-
-    The bytes go in as a file: feedparser would open bare bytes as the name of one.
-    """
-    import feedparser
-
-    found = feedparser.parse(io.BytesIO(content), response_headers={"content-location": url})
-    if not found.entries and not found.get("version"):
-        raise Unreadable("kind", f"There is no RSS or Atom feed at {url}.")
-    kept = []
-    for entry in found.entries[:MAX_ENTRIES]:
-        link = clean_line(entry.get("link"))
-        if link.startswith(("http://", "https://")) and len(link) < 2000:
-            moment = entry.get("published_parsed") or entry.get("updated_parsed")
-            kept.append(
-                {
-                    "url": link,
-                    "title": clean_line(entry.get("title"))[:300],
-                    "published": float(timegm(moment)) if moment else 0.0,
-                }
-            )
-    return {"entries": kept}

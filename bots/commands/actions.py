@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bots import credentials, moderation, outlets, settings
+from bots import credentials, moderation, settings
 from bots.bot import bots
 from bots.daemon import process
 from bots.ledger import outbox, review, slots, switches
-from bots.outlets.base import Halt, Outlet
+from bots.outlets.base import Outlet
+from bots.outlets.build import KINDS, build_outlet
+from bots.outlets.errors import Halt
 from rig.errors import RigError, WrongUse, suggest_name
 
 
@@ -23,7 +25,7 @@ def enable_bot(name: str) -> list[str]:
     everything = settings.read_settings()
     mine = settings.find_bot_settings(everything, name)
     bots.find_function(mine.run or name)
-    places = [outlets.build_outlet(outlet, everything.outlets) for outlet in mine.outlets]
+    places = [build_outlet(outlet, everything.outlets) for outlet in mine.outlets]
     away = [outlet for outlet in places if outlet.away]
     if not away:
         raise WrongUse(
@@ -96,11 +98,11 @@ def edit_post(number: int, new: str) -> str:
     wrong = moderation.find_faults(
         new, links=row.links, blocked=mine.blocked, own_words=row.own_words
     )
-    names = {row.outlet, *mine.outlets} & {*everything.outlets, *outlets.KINDS}
+    names = {row.outlet, *mine.outlets} & {*everything.outlets, *KINDS}
     wrong += [
         fault
         for name in sorted(names)
-        for fault in outlets.build_outlet(name, everything.outlets).text_faults(new)
+        for fault in build_outlet(name, everything.outlets).text_faults(new)
     ]
     others = [said for said in outbox.earlier_texts(ledger, row.bot, 500) if said != row.text]
     wrong = wrong or moderation.repetition_faults(new, others)
@@ -190,7 +192,7 @@ def list_jobs() -> list[dict[str, Any]]:
 
 def configured_outlet(name: str) -> Outlet:
     """The outlet of this name, as rig.toml has it."""
-    return outlets.build_outlet(name, settings.read_settings().outlets)
+    return build_outlet(name, settings.read_settings().outlets)
 
 
 def store_credentials(name: str, values: dict[str, str]) -> str:
@@ -198,7 +200,7 @@ def store_credentials(name: str, values: dict[str, str]) -> str:
     from bots.redact import redact_secrets, remember_secrets
 
     remember_secrets(values.values())
-    built = outlets.build_outlet(name, settings.read_settings().outlets, values)
+    built = build_outlet(name, settings.read_settings().outlets, values)
     account = _tested(built)
     path = credentials.save_credentials(name, values)
     switches.resume_scope(process.open_ledger(), f"outlet:{name}")
@@ -241,7 +243,7 @@ def _scope(name: str | None, outlet: str | None, everything: bool) -> str:
         return "all"
     found = settings.read_settings()
     if outlet:
-        known = {*found.outlets, *outlets.KINDS}
+        known = {*found.outlets, *KINDS}
         if outlet not in known:
             raise WrongUse(f"There is no outlet {outlet!r}; {suggest_name(outlet, known)}")
         return f"outlet:{outlet}"

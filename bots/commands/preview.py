@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from bots import outlets, settings
+from bots import settings
 from bots.bot import Skip, bots
 from bots.context import SlotContext
+from bots.outlets.build import build_outlet
 from bots.outlets.x_length import weighted_length
 from rig.server.connect import connect_model
 
@@ -25,7 +26,7 @@ def preview_draft(
         settings=mine,
         slot=now,
         now=now,
-        outlets=[outlets.build_outlet(outlet, everything.outlets) for outlet in mine.outlets],
+        outlets=[build_outlet(outlet, everything.outlets) for outlet in mine.outlets],
         connect=lambda limit: connect_model(url, model, api_key=key, priority="bot", timeout=limit),
         time_limit=everything.daemon.draft_limit,
         preview=True,

@@ -23,7 +23,8 @@ from bots.bot import Bot, Delivery
 from bots.daemon.limits import cap_reason, in_quiet_hours, quiet_hours_end
 from bots.ledger import outbox, switches
 from bots.ledger.store import Ledger
-from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.base import LOST, UNKNOWN, Outlet, Post
+from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.settings import BotSettings, DaemonSettings
 from bots.timeout import CallTimeout, call_with_timeout
 

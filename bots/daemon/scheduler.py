@@ -23,13 +23,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from bots import outlets
 from bots.bot import bots
 from bots.daemon.delivery import Deliverer
 from bots.daemon.drafting import Drafter
-from bots.daemon.schedule import Schedule
 from bots.ledger import slots
 from bots.ledger.store import Ledger
+from bots.outlets.build import build_outlet
+from bots.schedule import Schedule
 from bots.settings import Settings
 from rig import paths
 from rig.server import sd_notify
@@ -119,9 +119,7 @@ class Daemon:
             "daemon_id": self.daemon_id,
             "daemon": settings.daemon,
             "bots": settings.bots,
-            "outlets": {
-                name: outlets.build_outlet(name, settings.outlets) for name in sorted(names)
-            },
+            "outlets": {name: build_outlet(name, settings.outlets) for name in sorted(names)},
             "functions": functions,
             "clock": self.clock,
         }

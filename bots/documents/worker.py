@@ -24,9 +24,9 @@ def read_document(
 ) -> Article:
     """Take one document apart in this process; raises `Unreadable`."""
     if kind == "html":
-        from bots.documents.html import read_html as read_webpage
+        from bots.documents.html import read_html
 
-        found = read_webpage(content, url=url, charset=charset)
+        found = read_html(content, url=url, charset=charset)
     elif kind == "pdf":
         from bots.documents.pdf import read_pdf
 
@@ -40,9 +40,9 @@ def read_document(
 
         found = read_docx(content)
     else:
-        from bots.documents.text import read_text_file as read_written
+        from bots.documents.text import read_text_file
 
-        found = read_written(content, kind, charset=charset)
+        found = read_text_file(content, kind, charset=charset)
     text = clean_paragraphs(found.text)
     if not any(character.isalnum() for character in text):
         raise Unreadable("empty", f"{name or 'The input'} holds no text.")
@@ -69,9 +69,9 @@ def answer_request(content: bytes, **asked: str) -> dict[str, Any]:
     name = asked.get("name") or "The input"
     try:
         if asked["kind"] == "feed":
-            from bots.articles import feeds
+            from bots.documents.feed import parse_feed
 
-            return feeds.parse_feed(content, asked["url"])
+            return parse_feed(content, asked["url"])
         return read_document(content, **asked).as_dict()
     except Unreadable as error:
         return {"reason": error.reason, "message": error.message}

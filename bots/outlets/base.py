@@ -1,8 +1,6 @@
 """What an outlet is: it measures a text, names its price, sends it once, and can say what became of it.
 
-A failed sending is one of four things, and the ledger treats each differently: it certainly did not go
-out (`NotSent`, tried again later), it never will (`Rejected`), nothing will until a person looks (`Halt`),
-or nobody knows (`Unclear`, never sent again before `find_post` has looked for it).
+How a sending can fail stands in `bots.outlets.errors`.
 """
 
 from __future__ import annotations
@@ -15,6 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from bots.credentials import load_credentials
+from bots.outlets.errors import Halt
+from rig.errors import RigError
 from rig.validation import FrozenModel
 
 
@@ -35,30 +36,6 @@ class Post:
     """The how manieth time it is sent."""
     media: str = ""
     """What `prepare_post` returned: the platform's name of an uploaded picture."""
-
-
-class NotSent(Exception):
-    """It did not go out, and may later; `again` is the earliest moment that makes sense.
-
-    `fresh`: what `prepare_post` returned is of no use any more.
-    """
-
-    def __init__(self, reason: str, again: datetime | None = None, *, fresh: bool = False) -> None:
-        super().__init__(reason)
-        self.again = again
-        self.fresh = fresh
-
-
-class Rejected(Exception):
-    """The platform will not have this text; another one may pass."""
-
-
-class Halt(Exception):
-    """No post will pass until a person has done something: money, permission, credentials."""
-
-
-class Unclear(Exception):
-    """It may have gone out and it may not."""
 
 
 LOST, UNKNOWN = "lost", "unknown"
@@ -88,11 +65,12 @@ class Outlet:
 
     @property
     def credentials(self) -> Mapping[str, str]:
-        """The secrets, read when they are first needed."""
+        """The secrets, read when they are first needed; Halt when they can't be."""
         if self._given is None:
-            from bots.credentials import load_credentials
-
-            self._given = load_credentials(self.name, self.secrets)
+            try:
+                self._given = load_credentials(self.name, self.secrets)
+            except RigError as error:
+                raise Halt(error.message.removesuffix(".")) from error
         return self._given
 
     limit: int = 100_000
@@ -121,7 +99,7 @@ class Outlet:
         return media
 
     def send_post(self, post: Post) -> str:
-        """Send it and return the platform's name for it; raises one of the four above."""
+        """Send it and return the platform's name for it; raises one of the four errors."""
         raise NotImplementedError
 
     def find_post(self, post: Post) -> str:

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.base import LOST, Outlet, Post
+from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.graphemes import LINK, TAG, count_graphemes
 from bots.outlets.network_errors import CONNECT, READ, parse_unix_time, raise_network_error
 from rig import paths

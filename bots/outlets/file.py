@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bots.outlets.base import LOST, NotSent, Outlet, Post
+from bots.outlets.base import LOST, Outlet, Post
+from bots.outlets.errors import NotSent
 from rig.validation import FrozenModel
 
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.base import LOST, Outlet, Post
+from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.graphemes import LINK, count_graphemes
 from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from rig.validation import FrozenModel

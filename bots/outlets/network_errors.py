@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from bots.outlets.base import NotSent, Unclear
+from bots.outlets.errors import NotSent, Unclear
 
 CONNECT, READ = 5.0, 20.0
 """Seconds until a connection stands, and without a byte."""

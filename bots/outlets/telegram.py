@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
-from bots.outlets.base import Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.base import Outlet, Post
+from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from rig.validation import FrozenModel
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
-from bots.outlets.base import LOST, UNKNOWN, Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.base import LOST, UNKNOWN, Outlet, Post
+from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from rig.validation import FrozenModel
 

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bots.outlets.base import LOST, Halt, NotSent, Outlet, Post, Rejected, Unclear
+from bots.outlets.base import LOST, Outlet, Post
+from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.network_errors import CONNECT, READ, parse_unix_time, raise_network_error
 from bots.outlets.x_length import has_link, weighted_length
 from rig.validation import FrozenModel
