@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOMS, ROOT
 
 from rig.model.chat_template import ChatTemplate, ChatTemplateError, default_template, render_chat
+from rig.model.reply_format import THINKING, ParsedReply, ReplySplitter
 
 SAID = [{"role": "user", "content": "<b> & <|end|>"}]
 
@@ -70,3 +73,32 @@ def test_knowing_messages_costs_no_template_engine() -> None:
     code = "import sys, rig.model.chat_template; print('jinja2' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "thought", "answer"),
+    [
+        ("<think>2+2</think>It is 4.", "2+2", "It is 4."),
+        ("<think>half a thou", "half a thou", ""),
+        ("It is 4.", "", "It is 4."),
+        ("<thinking>aloud</thinking>", "", "<thinking>aloud</thinking>"),
+    ],
+)
+def test_a_thought_is_taken_out_of_what_a_model_taught_elsewhere_says(
+    said: str, thought: str, answer: str
+) -> None:
+    assert THINKING.split_reply(said) == ParsedReply(thought, answer)
+    splitter = ReplySplitter(THINKING)
+    pieces = [*map(splitter.feed_text, said), splitter.flush_text()]
+    assert tuple(map("".join, zip(*pieces, strict=True))) == (thought, answer)
+
+
+def test_those_marks_stand_in_one_place() -> None:
+    """Serving splits by them and the articles too: two copies part one day."""
+    holders = [
+        path.relative_to(ROOT).as_posix()
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if re.search("""["']<think>["']""", path.read_text("utf-8"))
+    ]
+    assert holders == ["rig/model/reply_format.py"]

@@ -23,7 +23,7 @@ from bots.articles.request import NOTES, TOKENS_EACH, SummaryRequest
 from bots.articles.token_budget import TokenBudget
 from bots.documents.sanitise import StreamCleaner, clean_paragraphs, defuse_marks
 from rig.errors import RigError
-from rig.model.reply_format import ReplyFormat, ReplySplitter
+from rig.model.reply_format import THINKING, ReplySplitter
 from rig.server.client import (
     ChatCompletion,
     ContextOverflow,
@@ -35,8 +35,6 @@ from rig.server.client import (
 NOTE_TOKENS = 6 * TOKENS_EACH
 PATIENCE = 600.0
 """Seconds to wait altogether for a server whose queue is full."""
-THINKING = ReplyFormat(reasoning_open="<think>", reasoning_close="</think>")
-"""How models think that rig did not teach, where their server leaves it in the text."""
 
 
 @dataclass

@@ -164,6 +164,9 @@ class ReplySplitter:
 
 PLAIN = ReplyFormat()
 
+THINKING = ReplyFormat(reasoning_open="<think>", reasoning_close="</think>")
+"""How models that were taught elsewhere mark their thoughts, as far as they do."""
+
 TAUGHT = ReplyFormat(
     system_prompt=(
         "Think before you answer. Reply in exactly this form:\n"

@@ -11,13 +11,10 @@ from typing import Any
 from starlette.requests import Request
 
 from rig.model.chat_template import ChatTemplate
-from rig.model.reply_format import PLAIN, ReplyFormat
+from rig.model.reply_format import PLAIN, THINKING, ReplyFormat
 from serve.api import protocol as forms
 from serve.api.responses import CompletionPlan
 from serve.engine.supervisor import EngineSupervisor
-
-THINK = ReplyFormat(reasoning_open="<think>", reasoning_close="</think>")
-"""How models that were taught elsewhere usually mark their thoughts."""
 
 
 class RequestPlanner:
@@ -165,8 +162,8 @@ class RequestPlanner:
     def _reply_format(self) -> ReplyFormat:
         card = self._host.model_info or {}
         reply_format = ReplyFormat.from_metadata(card.get("metadata", {}))
-        if reply_format == PLAIN and "<think>" in (card.get("chat_template") or ""):
-            return THINK
+        if reply_format == PLAIN and THINKING.reasoning_open in (card.get("chat_template") or ""):
+            return THINKING
         return reply_format
 
 
