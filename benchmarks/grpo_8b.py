@@ -3,10 +3,10 @@
     python benchmarks/grpo_8b.py make MODEL              # random weights in the shape of Llama 3.1 8B, 15 GB
     python benchmarks/grpo_8b.py race MODEL              # every contender in turn, then the table
     python benchmarks/grpo_8b.py race MODEL --only c,d --tokens 512 --generations 8
-    python benchmarks/grpo_8b.py race MODEL --together   # at the same time, a card for each
+    python benchmarks/grpo_8b.py race MODEL --together   # at the same time, a GPU for each
 
 Random weights never end a sequence, so every completion runs to its limit and all contenders do the same
-work on the same prompts. Needs a CUDA card, bitsandbytes and, for (a) and (b), unsloth. Each contender is a
+work on the same prompts. Needs a CUDA GPU, bitsandbytes and, for (a) and (b), unsloth. Each contender is a
 process of its own. The first step is left out: it compiles. Memory is what torch reserves at its peak.
 """
 
@@ -251,9 +251,9 @@ def result(completions: int, marks: list[float], peak: float) -> dict[str, Any]:
 
 
 def race(folder: Path, shape: argparse.Namespace) -> None:
-    """Every contender in a process of its own, in turn or each on its own card; a table at the end."""
+    """Every contender in a process of its own, in turn or each on its own GPU; a table at the end."""
     contenders = shape.only.split(",")
-    cards = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0,1,2,3,4,5,6,7").split(",")
+    gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0,1,2,3,4,5,6,7").split(",")
     found: dict[str, dict[str, Any]] = {}
 
     def run(contender: str) -> None:
@@ -265,9 +265,9 @@ def race(folder: Path, shape: argparse.Namespace) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         env = {**os.environ, **HIDE, "UNSLOTH_COMPILE_LOCATION": str(cache)}
         if shape.together:
-            env["CUDA_VISIBLE_DEVICES"] = cards[contenders.index(contender)]
-        elif shape.gpus == 1:  # transformers spreads a process over all cards it sees
-            env["CUDA_VISIBLE_DEVICES"] = cards[0]
+            env["CUDA_VISIBLE_DEVICES"] = gpus[contenders.index(contender)]
+        elif shape.gpus == 1:  # transformers spreads a process over all GPUs it sees
+            env["CUDA_VISIBLE_DEVICES"] = gpus[0]
         started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         last = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
@@ -330,7 +330,7 @@ def main() -> None:
         "--at-once", type=int, default=0, help="completions (d) generates together (0 = all)"
     )
     parser.add_argument(
-        "--together", action="store_true", help="all at the same time, each on a card of its own"
+        "--together", action="store_true", help="all at the same time, each on a GPU of its own"
     )
     parser.add_argument("--set", action="append", default=[], help="a change to the recipe of (d)")
     parser.add_argument("--recipe", default="llama-3.1-8b-gsm8k-12gb")

@@ -1,7 +1,7 @@
 """Learning from packed rows against padded ones, forward and backward: `python benchmarks/learn_packed.py`.
 
 A random Llama (8 layers, width 512, all its weights learn) on the CPU, groups of 6 completions. The two take
-turns on the same rows, and their gradients are compared. On a card `benchmarks/grpo_8b.py` measures whole
+turns on the same rows, and their gradients are compared. On a GPU `benchmarks/grpo_8b.py` measures whole
 steps, with `--set backend.packed=false` for the rival.
 """
 

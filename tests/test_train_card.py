@@ -1,4 +1,4 @@
-"""What only a CUDA card can show, on the toy model: `pytest tests/test_train_card.py` (minutes)."""
+"""What only a CUDA GPU can show, on the toy model: `pytest tests/test_train_card.py` (minutes)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from train.data import dataset  # noqa: E402
 from train.model import generate  # noqa: E402
 from train.model.backends import TOY  # noqa: E402
 
-CARDS = torch.cuda.device_count()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(CARDS == 0, reason="needs a CUDA card")]
+GPUS = torch.cuda.device_count()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="needs a CUDA GPU")]
 
-ON_A_CARD = {"model.precision": "16bit", "schedule.max_steps": 30}
-"""Changes to the quickstart's recipe: a card learns in 16 bits."""
+ON_A_GPU = {"model.precision": "16bit", "schedule.max_steps": 30}
+"""Changes to the quickstart's recipe: a GPU learns in 16 bits."""
 
 
 def rig(*words: str, memory: float = 1.0) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, on a card that has only this share of its memory."""
+    """Run the command in a process of its own, on a GPU that has only this share of its memory."""
     script = (
         "import sys, torch; from rig.cli import main\n"
         f"torch.cuda.set_per_process_memory_fraction({memory})\n"
@@ -40,7 +40,7 @@ def rig(*words: str, memory: float = 1.0) -> subprocess.CompletedProcess[str]:
 
 def train(name: str, *words: str, **settings: Any) -> dict[str, Any]:
     """Train the quickstart's recipe with changes and return what `--json` printed."""
-    changed = [f"--set={key}={value}" for key, value in (ON_A_CARD | settings).items()]
+    changed = [f"--set={key}={value}" for key, value in (ON_A_GPU | settings).items()]
     done = rig("train", "toy-arithmetic", "--name", name, "--json", *changed, *words)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
@@ -48,7 +48,7 @@ def train(name: str, *words: str, **settings: Any) -> dict[str, Any]:
 
 
 def toy() -> tuple[Any, Any]:
-    """The toy model in 32 bits on the card, and its tokenizer, padding on the left."""
+    """The toy model in 32 bits on the GPU, and its tokenizer, padding on the left."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     taught = AutoModelForCausalLM.from_pretrained(TOY, dtype=torch.float32).cuda().eval()
@@ -88,7 +88,7 @@ def test_the_captured_step_says_what_generate_says(limit: int) -> None:
 
 
 @pytest.mark.parametrize("backend", ["trl", "unsloth"])
-def test_the_loop_learns_on_a_card(elsewhere: Path, backend: str) -> None:
+def test_the_loop_learns_on_a_gpu(elsewhere: Path, backend: str) -> None:
     if backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
         pytest.skip("needs unsloth: pip install -c constraints.txt -e '.[unsloth]'")
     found = train("learnt", **{"backend.name": backend})
@@ -107,7 +107,7 @@ def test_the_loop_learns_on_a_card(elsewhere: Path, backend: str) -> None:
 
 def test_a_worst_case_that_does_not_fit_names_what_does(elsewhere: Path) -> None:
     words = ["train", "toy-arithmetic", "--name", "large", "--json"]
-    words += [f"--set={key}={value}" for key, value in ON_A_CARD.items()]
+    words += [f"--set={key}={value}" for key, value in ON_A_GPU.items()]
     words += ["--set=schedule.prompts_per_step=128", "--set=schedule.micro_batch=1024"]
     words += ["--set=schedule.max_steps=1", "--set=evaluation.problems=0"]
     total = torch.cuda.get_device_properties(0).total_memory
@@ -124,16 +124,16 @@ def test_a_worst_case_that_does_not_fit_names_what_does(elsewhere: Path) -> None
     assert done.returncode == 0, (tried, done.stderr[-3000:])
 
 
-@pytest.mark.parametrize("cards", [2, 4])
-def test_several_cards_learn_what_one_learns(elsewhere: Path, cards: int) -> None:
-    if cards > CARDS:
-        pytest.skip(f"needs {cards} CUDA cards")
-    found = train("all", "--gpus", str(cards))
+@pytest.mark.parametrize("gpus", [2, 4])
+def test_several_gpus_learn_what_one_learns(elsewhere: Path, gpus: int) -> None:
+    if gpus > GPUS:
+        pytest.skip(f"needs {gpus} CUDA GPUs")
+    found = train("all", "--gpus", str(gpus))
     assert found["after"]["strict"]["share"] > 0.9
     settings = json.loads(Path("runs/all/run.json").read_text("utf-8"))["settings"]
     share = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-    assert share * cards == 64, "the effective batch of the recipe"
-    train("short", "--gpus", str(cards), **{"schedule.max_steps": 4, "schedule.save_every": 2})
+    assert share * gpus == 64, "the effective batch of the recipe"
+    train("short", "--gpus", str(gpus), **{"schedule.max_steps": 4, "schedule.save_every": 2})
     done = rig("train", "--resume", "runs/short", "--json", "--set=schedule.max_steps=6")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["steps"] == 6
@@ -156,7 +156,7 @@ def test_what_can_not_fit_is_refused_before_its_weights_are_loaded(elsewhere: Pa
     words += ["--set=grpo.max_completion_length=4096", "--set=schedule.prompts_per_step=64"]
     done = rig(*words)
     assert done.returncode == 1
-    assert f"and the card has {total:.1f}" in done.stderr, done.stderr[-3000:]
+    assert f"and the GPU has {total:.1f}" in done.stderr, done.stderr[-3000:]
     assert "suffice with --set schedule." in done.stderr
     knobs = re.findall(r"--set (\S+)", done.stderr)
     planned = rig(*words, "--plan", "--json", *(f"--set={knob}" for knob in knobs))

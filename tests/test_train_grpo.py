@@ -260,7 +260,7 @@ def test_the_probe_drops_what_teaches_nothing(elsewhere: Path) -> None:
     assert counts.count(1) <= run.record["training_prompts"] < 16
 
 
-def test_a_card_that_says_what_it_draws_has_a_price(
+def test_a_gpu_that_says_what_it_draws_has_a_price(
     tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from train.monitor import power
@@ -269,7 +269,7 @@ def test_a_card_that_says_what_it_draws_has_a_price(
     program.write_text("#!/bin/sh\necho 250.00\necho '[N/A]'\necho 50\n", "utf-8")
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setattr(power, "EVERY", 0.05)
-    meter = power.PowerMeter(cards=2, ask=str(program))
+    meter = power.PowerMeter(gpus=2, ask=str(program))
     meter.start()
     while meter.latest_watts() is None:
         meter._stop.wait(0.05)
@@ -279,7 +279,7 @@ def test_a_card_that_says_what_it_draws_has_a_price(
     assert power.format_cost(2.0) == "2.00 kWh = 1.00 EUR"
 
 
-def test_without_a_card_that_reports_there_is_no_energy() -> None:
+def test_without_a_gpu_that_reports_there_is_no_energy() -> None:
     from train.monitor import power
 
     meter = power.PowerMeter(ask="/bin/false")
@@ -305,7 +305,7 @@ def test_two_processes_share_a_step(elsewhere: Path) -> None:
     assert run.record["eval"]["after"]["n"] == 4
 
 
-LIKE_CARDS = """
+LIKE_GPUS = """
 import torch
 torch.serialization.register_package(
     1,
@@ -313,7 +313,7 @@ torch.serialization.register_package(
     lambda storage, place: storage if place.startswith("cpu:") else None,
 )
 """
-"""torch restores cuda:1, but not cpu:1, as processes without cards call their device."""
+"""torch restores cuda:1, but not cpu:1, as processes without GPUs call their device."""
 
 
 @pytest.mark.slow
@@ -324,9 +324,9 @@ def test_two_processes_go_on_as_if_nothing_had_happened(
     """Stopped after step 3, where each process has completions that wait to be learnt from."""
     from train import ddp
 
-    (elsewhere / "like_cards").mkdir()
-    (elsewhere / "like_cards" / "sitecustomize.py").write_text(LIKE_CARDS, "utf-8")
-    monkeypatch.syspath_prepend(str(elsewhere / "like_cards"))
+    (elsewhere / "like_gpus").mkdir()
+    (elsewhere / "like_gpus" / "sitecustomize.py").write_text(LIKE_GPUS, "utf-8")
+    monkeypatch.syspath_prepend(str(elsewhere / "like_gpus"))
     settings = [*SMALL, "schedule.steps_per_batch=2", "evaluation.problems=0", "data.limit=12"]
 
     def go(name: str, *steps: int) -> list[dict[str, Any]]:
@@ -372,7 +372,7 @@ def test_what_stops_one_process_is_said_by_the_command(
     assert "failed with KeyError" in Run.open(run.path).record["error"]
 
 
-def test_a_process_that_sees_several_cards_keeps_to_one_and_says_so(
+def test_a_process_that_sees_several_gpus_keeps_to_one_and_says_so(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """transformers would spread it over all of them, and learn from that many times the completions."""
@@ -384,7 +384,7 @@ def test_a_process_that_sees_several_cards_keeps_to_one_and_says_so(
     quick = ["schedule.max_steps=1", "evaluation.problems=0", "backend.preflight=false"]
     small = recipes.load_recipe("toy-arithmetic", [*SMALL, *quick])
     run.start_run(small, Path("runs/one"))
-    assert "cards" not in capsys.readouterr().err
+    assert "GPUs" not in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(
         train.trainer.trl_config,
@@ -392,7 +392,7 @@ def test_a_process_that_sees_several_cards_keeps_to_one_and_says_so(
         lambda *given, **named: complete(*given, **named) | {"use_cpu": False},
     )
     run.start_run(small, Path("runs/four"))
-    assert "1 of 4 cards; --gpus 4 shares each step" in capsys.readouterr().err
+    assert "1 of 4 GPUs; --gpus 4 shares each step" in capsys.readouterr().err
     one, four = (log.read_step_rows(Path("runs") / name / log.LOG)[-1] for name in ("one", "four"))
     assert one["num_tokens"] == four["num_tokens"]
     assert json.loads(Path("runs/four/run.json").read_text("utf-8"))["settings"]["use_cpu"] is False

@@ -139,7 +139,7 @@ def plan_of(*settings: str, recipe: str = "llama-3.1-8b-gsm8k-12gb") -> dict[str
         ("qwen3-4b-gsm8k", 7.0),
     ],
 )
-def test_a_recipe_fits_the_card_that_it_names_with_a_gib_to_spare(recipe: str, most: float) -> None:
+def test_a_recipe_fits_the_gpu_that_it_names_with_a_gib_to_spare(recipe: str, most: float) -> None:
     assert plan_of(recipe=recipe)["peak_gib"] <= most
 
 
@@ -168,6 +168,6 @@ def test_a_paged_optimiser_is_not_counted_and_that_is_said() -> None:
     assert plan_of("schedule.optim=adamw_8bit")["memory_gib"]["optimiser"] > 0.15
 
 
-def test_each_of_two_cards_takes_less_than_one_alone() -> None:
+def test_each_of_two_gpus_takes_less_than_one_alone() -> None:
     found = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb")
-    assert plan.make_plan(found, cards=2)["peak_gib"] < plan.make_plan(found, cards=1)["peak_gib"]
+    assert plan.make_plan(found, gpus=2)["peak_gib"] < plan.make_plan(found, gpus=1)["peak_gib"]

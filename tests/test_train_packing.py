@@ -75,7 +75,7 @@ def test_packed_rows_learn_what_padded_rows_learn(family: str, checkpointing: bo
 
 
 def test_sixteen_bits_round_no_worse_than_with_padding() -> None:
-    """As on a card: 16-bit weights that are frozen, a LoRA in 32 bits, autocast, layers computed twice."""
+    """As on a GPU: 16-bit weights that are frozen, a LoRA in 32 bits, autocast, layers computed twice."""
     from peft import LoraConfig, get_peft_model
 
     ids, mask = rows()

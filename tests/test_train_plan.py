@@ -172,15 +172,15 @@ def test_a_model_that_is_none(name: str, said: str) -> None:
 GIB = 2**30
 
 
-def refused(gib: float, *settings: str, backend: str = "trl", cards: int = 1) -> str:
+def refused(gib: float, *settings: str, backend: str = "trl", gpus: int = 1) -> str:
     found = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb", settings)
     with pytest.raises(RigError) as error:
-        plan.refuse_oversized(found, backend, int(gib * GIB), cards=cards)
+        plan.refuse_oversized(found, backend, int(gib * GIB), gpus=gpus)
     return str(error.value.message)
 
 
 @pytest.mark.parametrize(
-    ("gib", "settings", "cards"),
+    ("gib", "settings", "gpus"),
     [
         (9.4, (), 1),
         (8.0, (), 1),
@@ -191,15 +191,15 @@ def refused(gib: float, *settings: str, backend: str = "trl", cards: int = 1) ->
     ],
 )
 def test_what_can_not_fit_is_refused_with_what_does(
-    gib: float, settings: tuple[str, ...], cards: int
+    gib: float, settings: tuple[str, ...], gpus: int
 ) -> None:
-    said = refused(gib, *settings, cards=cards)
+    said = refused(gib, *settings, gpus=gpus)
     assert "it learns the same" in said
     knobs = re.findall(r"--set (\S+=\d+)", said)
     assert knobs
     found = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb", [*settings, *knobs])
-    plan.refuse_oversized(found, "trl", int(gib * GIB), cards=cards)
-    assert plan.make_plan(found, cards=cards)["peak_gib"] <= gib
+    plan.refuse_oversized(found, "trl", int(gib * GIB), gpus=gpus)
+    assert plan.make_plan(found, gpus=gpus)["peak_gib"] <= gib
     before = recipes.load_recipe("llama-3.1-8b-gsm8k-12gb", settings)
     same = ("completions_per_step", "trainable_parameters", "tokens_per_step", "steps_per_epoch")
     assert [plan.make_plan(found)[key] for key in same] == [

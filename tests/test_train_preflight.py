@@ -1,6 +1,6 @@
-"""The worst case on a card that is too small: `pytest tests/test_train_preflight.py`.
+"""The worst case on a GPU that is too small: `pytest tests/test_train_preflight.py`.
 
-No card is needed: a trainer stands in whose card holds so many completions and no more.
+No GPU is needed: a trainer stands in whose GPU holds so many completions and no more.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ROWS = [{"prompt": [{"role": "user", "content": "x" * size}]} for size in (3, 90
 
 
 @pytest.fixture(autouse=True)
-def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card of 12 GiB, as torch would describe it."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of 12 GiB, as torch would describe it."""
     said: dict[str, Any] = {
         "is_available": True, "reset_peak_memory_stats": None, "empty_cache": None,
         "max_memory_reserved": 9 * 2**30, "get_rng_state_all": [], "current_device": 0,
-        "get_device_properties": SimpleNamespace(total_memory=12 * 2**30), "get_device_name": "A card",
+        "get_device_properties": SimpleNamespace(total_memory=12 * 2**30), "get_device_name": "A GPU",
     }  # fmt: skip
     for name, value in said.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value, **__: value)
@@ -57,7 +57,7 @@ class Trainer:
         self.least: int | None = None
 
     def _room(self, wanted: int, there: int) -> None:
-        assert sys.exc_info()[1] is None, "an error in flight would keep the card full"
+        assert sys.exc_info()[1] is None, "an error in flight would keep the GPU full"
         if wanted > there:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -113,7 +113,7 @@ def test_what_fits_is_measured_and_leaves_no_trace() -> None:
         (Trainer(generates=0), "Not even 1 fits: --set grpo.max_completion_length=192"),
         (
             Trainer(generates=13, at_once=24),
-            "generating 24 completions at once on A card (12.0 GiB). 12 fit: --set "
+            "generating 24 completions at once on A GPU (12.0 GiB). 12 fit: --set "
             "schedule.generate_at_once=12 (it learns the same).",
         ),
         (
@@ -130,5 +130,5 @@ def test_what_does_not_fit_names_the_knob_and_the_value_that_fits(
     with pytest.raises(RigError) as error:
         preflight.worst_case(trainer, ROWS)
     assert said in error.value.message
-    assert "A card (12.0 GiB)" in error.value.message
+    assert "A GPU (12.0 GiB)" in error.value.message
     assert "\n" not in error.value.message

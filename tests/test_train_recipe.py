@@ -170,25 +170,25 @@ def test_the_alarms_take_exactly_the_limits_of_the_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cards", "micro", "accumulation", "generated"),
+    ("gpus", "micro", "accumulation", "generated"),
     [(1, 8, 8, 64), (2, 8, 4, 32), (4, 8, 2, 16), (16, 4, 1, 4)],
 )
-def test_the_effective_batch_stays_however_many_cards_share_it(
-    mine: str, cards: int, micro: int, accumulation: int, generated: int
+def test_the_effective_batch_stays_however_many_gpus_share_it(
+    mine: str, gpus: int, micro: int, accumulation: int, generated: int
 ) -> None:
     found = recipes.load_recipe(mine)  # 8 prompts x 8 completions a step, 8 at once
-    portions = found.batch_sizes(gpus=cards, rows=1000)
-    assert (portions.micro_batch, portions.accumulation) == (micro, accumulation)
-    assert portions.generated == generated
-    assert cards * micro * accumulation == portions.completions == 64
-    assert portions.steps_per_epoch == 125
+    sizes = found.batch_sizes(gpus=gpus, rows=1000)
+    assert (sizes.micro_batch, sizes.accumulation) == (micro, accumulation)
+    assert sizes.generated == generated
+    assert gpus * micro * accumulation == sizes.completions == 64
+    assert sizes.steps_per_epoch == 125
 
 
 def test_completions_generated_ahead_are_counted(mine: str) -> None:
     found = recipes.load_recipe(mine, ["schedule.steps_per_batch=4"])
-    portions = found.batch_sizes(rows=1000)
-    assert portions.generated == 256
-    assert portions.steps_per_epoch == 124  # 31 whole generations of 4 steps
+    sizes = found.batch_sizes(rows=1000)
+    assert sizes.generated == 256
+    assert sizes.steps_per_epoch == 124  # 31 whole generations of 4 steps
 
 
 def test_generating_in_portions_changes_nothing_else(mine: str) -> None:
@@ -208,7 +208,7 @@ def test_unsloth_says_that_it_generates_all_at_once(mine: str) -> None:
     assert unsupported_settings(found, "trl", cuda=True) == []
 
 
-def test_cards_that_cannot_share_a_step_are_refused(mine: str) -> None:
+def test_gpus_that_cannot_share_a_step_are_refused(mine: str) -> None:
     with pytest.raises(click.UsageError, match="prompts_per_step to a multiple of 3"):
         recipes.load_recipe(mine).batch_sizes(gpus=3, rows=1000)
 

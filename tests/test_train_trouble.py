@@ -141,7 +141,7 @@ def bad_data(rows: list[dict[str, Any]]) -> str:
     [
         (["data.source=nowhere.jsonl"], "There is no data file"),
         (["model.name=no/such/model/here"], "There is no model at"),
-        (["model.precision=4bit"], "needs a CUDA card"),
+        (["model.precision=4bit"], "needs a CUDA GPU"),
         (["schedule.optim=paged_adamw_8bit"], "schedule.optim=adamw_torch"),
         (["backend.name=unsloth"], "unsloth"),
         (['schedule.report_to=["trackio"]'], "trackio is not installed: pip install trackio"),
@@ -253,14 +253,14 @@ def test_a_model_that_babbles_is_not_trained(elsewhere: Path) -> None:
     ("cuda", "program", "init", "said"),
     [
         (None, None, "", "This torch was built without CUDA."),
-        (None, "/usr/bin/nvidia-smi", "", "There is a card, but this torch was built without CUDA"),
+        (None, "/usr/bin/nvidia-smi", "", "There is a GPU, but this torch was built without CUDA"),
         ("13.0", None, "Found no NVIDIA driver on your system. Please check that you have an NVIDIA "
-         "GPU.", "torch sees no card (Found no NVIDIA driver on your system): install"),
+         "GPU.", "torch sees no GPU (Found no NVIDIA driver on your system): install"),
         ("13.0", None, "The NVIDIA driver on your system is too old (found version 11040).\nPlease update",
          "is too old (found version 11040)): install or update the NVIDIA driver."),
     ],
 )  # fmt: skip
-def test_a_machine_without_a_working_card_says_why(
+def test_a_machine_without_a_working_gpu_says_why(
     monkeypatch: pytest.MonkeyPatch, cuda: str | None, program: str | None, init: str, said: str
 ) -> None:
     import torch
@@ -276,7 +276,7 @@ def test_a_machine_without_a_working_card_says_why(
     assert said in backends.why_no_gpu()
     assert "\n" not in backends.why_no_gpu()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert ("hides every card" in backends.why_no_gpu()) is (cuda is not None)
+    assert ("hides every GPU" in backends.why_no_gpu()) is (cuda is not None)
 
 
 def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
@@ -314,7 +314,7 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
         (["--resume", "nosuch"], "is not a run folder"),
         (["toy-arithmetic", "--name", "../up"], "give a name, not a path"),
         (["toy-arithmetic", "--name", ".."], "give a name, not a path"),
-        (["toy-arithmetic", "--gpus", "2"], "needs CUDA cards"),
+        (["toy-arithmetic", "--gpus", "2"], "needs CUDA GPUs"),
     ],
 )
 def test_wrong_use_is_code_2_and_one_sentence(

@@ -1,1 +1,1 @@
-"""The training room: recipe to adapter. Needs a card, or patience."""
+"""The training room: recipe to adapter. Needs a GPU, or patience."""

@@ -51,7 +51,7 @@ def split_step(
     completions = prompts * group
     if completions % gpus:
         raise WrongUse(
-            f"One step has {completions} completions, which {gpus} cards can't share evenly: "
+            f"One step has {completions} completions, which {gpus} GPUs can't share evenly: "
             f"set schedule.prompts_per_step to a multiple of {gpus}."
         )
     share = completions // gpus

@@ -25,7 +25,7 @@ from rig.options import json_option
     metavar="KEY=VALUE",
     help="Change one setting of the recipe, such as schedule.max_steps=20; may be given often.",
 )
-@click.option("--gpus", type=click.IntRange(min=1), default=1, help="Cards to train on together.")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, help="GPUs to train on together.")
 @json_option
 def train(
     recipe: str | None,
@@ -67,9 +67,7 @@ def train(
     if plan:
         from train.plan import plan as plans
 
-        click.echo(
-            plans.format_plan(plans.make_plan(resolved, cards=gpus), recipe, as_json=as_json)
-        )
+        click.echo(plans.format_plan(plans.make_plan(resolved, gpus=gpus), recipe, as_json=as_json))
         return
     if name and (Path(name).name != name or name.startswith(".")):
         raise click.UsageError(

@@ -1,6 +1,6 @@
-"""Several cards: one process each, all running the same recipe, gradients averaged (data parallel).
+"""Several GPUs: one process each, all running the same recipe, gradients averaged (data parallel).
 
-The effective batch stays that of the recipe: each card takes its share of every step. The parent only starts
+The effective batch stays that of the recipe: each GPU takes its share of every step. The parent only starts
 the processes and waits; torch's own launcher brings them together.
 """
 
@@ -22,28 +22,28 @@ ERROR = "-error.txt"
 
 
 def count_gpus() -> int:
-    """CUDA cards that this process may use."""
+    """CUDA GPUs that this process may use."""
     import torch
 
     return torch.cuda.device_count()
 
 
-def check_gpu_count(cards: int) -> None:
-    """Refuse more cards than there are, before a run folder is made."""
+def check_gpu_count(gpus: int) -> None:
+    """Refuse more GPUs than there are, before a run folder is made."""
     there = count_gpus()
-    if there and cards > there:
-        raise WrongUse(f"--gpus {cards}: this machine has {there}.")
+    if there and gpus > there:
+        raise WrongUse(f"--gpus {gpus}: this machine has {there}.")
     if not there:
         from train.model.backends import why_no_gpu
 
-        raise WrongUse(f"--gpus {cards} needs CUDA cards. {why_no_gpu()}")
+        raise WrongUse(f"--gpus {gpus} needs CUDA GPUs. {why_no_gpu()}")
 
 
-def launch_workers(run: Run, cards: int, *, quiet: bool) -> None:
-    """Start `cards` processes on `run` and wait for them; the first one that fails ends all."""
+def launch_workers(run: Run, gpus: int, *, quiet: bool) -> None:
+    """Start `gpus` processes on `run` and wait for them; the first one that fails ends all."""
     command = [
         sys.executable, "-P", "-m", "train.ddp", "--standalone",
-        f"--nproc-per-node={cards}", "--log-dir", str(run.path / WORKERS),
+        f"--nproc-per-node={gpus}", "--log-dir", str(run.path / WORKERS),
         "-m", WORKER, str(run.path.resolve()), *(["--quiet"] if quiet else []),
     ]  # fmt: skip
     folder = run.path / WORKERS

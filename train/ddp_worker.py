@@ -1,4 +1,4 @@
-"""One process of a run on several cards: `python -m train.ddp_worker RUN`, started by `train.ddp` alone."""
+"""One process of a run on several GPUs: `python -m train.ddp_worker RUN`, started by `train.ddp` alone."""
 
 from __future__ import annotations
 

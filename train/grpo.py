@@ -84,7 +84,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         bind_reward(reward.name, reward.options, reply_format) for reward in recipe.rewards
     ]
     if backend.cuda and recipe.backend.preflight:
-        plan.refuse_oversized(recipe, backend.name, backend.memory, cards=gpus)
+        plan.refuse_oversized(recipe, backend.name, backend.memory, gpus=gpus)
 
     with Trackers(run, recipe.schedule.report_to, first=first, say=say) as trackers:
         trackers.start_trackers()
@@ -167,7 +167,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         say(f"{backend.name} on {backend.device_name}; {trainable:,} parameters learn")
         if (there := ddp.count_gpus()) > gpus:
-            say(f"  {gpus} of {there} cards; --gpus {there} shares each step between all of them")
+            say(f"  {gpus} of {there} GPUs; --gpus {there} shares each step between all of them")
         say(trl_config.summarise_fields(fields))
 
         # --------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class ModelTable(FrozenModel):
     revision: str | None = None
     """Commit or branch of a hub id (none = main)."""
     precision: Literal["4bit", "16bit", "32bit"] = "16bit"
-    """How the frozen weights stand in memory; 4bit (NF4, double quantised) needs a CUDA card."""
+    """How the frozen weights stand in memory; 4bit (NF4, double quantised) needs a CUDA GPU."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     chat_template: Path | None = None
     """A Jinja file for a base model that brings no chat template."""
@@ -140,18 +140,18 @@ class GrpoTable(FrozenModel):
 
 
 class ScheduleTable(FrozenModel):
-    """`[schedule]`: how long, how fast, in which portions. Counts hold for all cards together."""
+    """`[schedule]`: how long, how fast, in which portions. Counts hold for all GPUs together."""
 
     max_steps: int = Field(default=250, gt=0)
     """Optimiser steps."""
     prompts_per_step: int = Field(default=8, gt=0)
     """Different prompts behind one optimiser step."""
     micro_batch: int = Field(default=8, gt=0)
-    """Completions that go through the model at once while it learns, on each card."""
+    """Completions that go through the model at once while it learns, on each GPU."""
     steps_per_batch: int = Field(default=1, gt=0)
     """Optimiser steps whose completions are generated together (1 = always on policy)."""
     generate_at_once: int | None = Field(default=None, gt=0)
-    """Completions that are generated at once at most, on each card (none = all of them): less memory, more
+    """Completions that are generated at once at most, on each GPU (none = all of them): less memory, more
     time. A multiple of `num_generations` reads each prompt once. Plain TRL only."""
     learning_rate: float = Field(default=5e-6, gt=0)
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = (
@@ -231,10 +231,10 @@ class WatchTable(FrozenModel):
 
 
 class BackendTable(FrozenModel):
-    """`[backend]`: who drives the card."""
+    """`[backend]`: who drives the GPU."""
 
     name: Literal["auto", "trl", "unsloth"] = "auto"
-    """`auto` takes unsloth where it is installed and a CUDA card is present."""
+    """`auto` takes unsloth where it is installed and a CUDA GPU is present."""
     preflight: bool = True
     """Run the worst case and look at real completions first."""
     decode: Literal["rig", "transformers"] = "rig"
@@ -242,7 +242,7 @@ class BackendTable(FrozenModel):
     compile: bool = False
     """With decode = "transformers": compile the decoding step (CUDA; wants a static cache)."""
     empty_cache: bool = False
-    """Give memory back to the card between generating and learning."""
+    """Give memory back to the GPU between generating and learning."""
     chunked_logprobs: bool = False
     """Compute log-probabilities 8,192 tokens at a time, without a table of all logits (plain TRL)."""
     packed: bool = True

@@ -1,4 +1,4 @@
-"""A run begins, goes on, and ends: run folders, locks and cards around `train.grpo`, which does the work."""
+"""A run begins, goes on, and ends: run folders, locks and GPUs around `train.grpo`, which does the work."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class LocalModel:
     def generate_completions(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, progress: Progress | None = None
     ) -> list[CompletionOutput]:
-        """Return one answer per prompt, in their order; a card that is too small gets smaller batches."""
+        """Return one answer per prompt, in their order; a GPU that is too small gets smaller batches."""
         import torch
 
         texts = [

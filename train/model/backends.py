@@ -23,20 +23,20 @@ TOY = toy.toy_folder()
 
 @dataclass(frozen=True)
 class Backend:
-    """Who drives which card."""
+    """Who drives which GPU."""
 
     name: str
     """`trl` or `unsloth`."""
     cuda: bool
     bf16: bool
-    """Whether the card computes in bfloat16."""
+    """Whether the GPU computes in bfloat16."""
     device_name: str
     """Its name, or `cpu`."""
     memory: int = 0
     """Its bytes; 0 on a CPU."""
 
     def to_record(self) -> dict[str, Any]:
-        """For run.json: backend, card, versions."""
+        """For run.json: backend, GPU, versions."""
         from importlib.metadata import PackageNotFoundError, version
 
         versions = {}
@@ -77,7 +77,7 @@ def choose_backend(asked: str) -> tuple[str, bool]:
         )
     name = "unsloth" if here and cuda and asked in ("auto", "unsloth") else "trl"
     if asked == "unsloth" and name != "unsloth":
-        raise RigError(f"unsloth needs a CUDA card. {why_no_gpu()} Or set backend.name=trl.")
+        raise RigError(f"unsloth needs a CUDA GPU. {why_no_gpu()} Or set backend.name=trl.")
     return name, cuda
 
 
@@ -102,8 +102,8 @@ def import_backend(name: str, folder: Path, *, threads: int = 0, quiet: bool = T
         silence_libraries()
     if not torch.cuda.is_available():
         return Backend(name, cuda=False, bf16=False, device_name="cpu")
-    card = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
-    return Backend(name, True, torch.cuda.is_bf16_supported(), card.name, card.total_memory)
+    gpu = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
+    return Backend(name, True, torch.cuda.is_bf16_supported(), gpu.name, gpu.total_memory)
 
 
 def model_path(name: str) -> str:
@@ -335,7 +335,7 @@ class _loading:
 
         if isinstance(error, torch.OutOfMemoryError):
             raise RigError(
-                f"{self.name} does not fit the card: set model.precision=4bit, or take a smaller "
+                f"{self.name} does not fit the GPU: set model.precision=4bit, or take a smaller "
                 "model (rig train RECIPE --plan says what is needed)."
             ) from error
         from safetensors import SafetensorError
@@ -350,24 +350,24 @@ class _loading:
 
 
 def why_no_gpu() -> str:
-    """Why torch sees no card: none there, hidden, no driver, or a torch that was built without CUDA."""
+    """Why torch sees no GPU: none there, hidden, no driver, or a torch that was built without CUDA."""
     import torch
 
     if torch.version.cuda is None:
         if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
             return (
-                "There is a card, but this torch was built without CUDA: install torch from "
+                "There is a GPU, but this torch was built without CUDA: install torch from "
                 "PyTorch's own index (https://pytorch.org/get-started/locally)."
             )
         return "This torch was built without CUDA."
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "CUDA_VISIBLE_DEVICES hides every card: unset it."
+        return "CUDA_VISIBLE_DEVICES hides every GPU: unset it."
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
-        return f"torch sees no card ({reason}): install or update the NVIDIA driver."
-    return "torch sees no card: install or update the NVIDIA driver."
+        return f"torch sees no GPU ({reason}): install or update the NVIDIA driver."
+    return "torch sees no GPU: install or update the NVIDIA driver."
 
 
 def silence_libraries() -> None:

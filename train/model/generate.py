@@ -33,7 +33,7 @@ from train.model import packing
 
 ATTENTION = "rig_grouped"
 LOOK = 16
-"""Steps between two looks whether all have ended: each look makes the CPU wait for the card."""
+"""Steps between two looks whether all have ended: each look makes the CPU wait for the GPU."""
 PREFILL_TOKENS = 8192
 """Prompt tokens read at once; bounds the memory of the widest layer's activations."""
 
@@ -150,7 +150,7 @@ def generate_in_portions(
 
 
 class DecodeStep:
-    """One forward pass of the whole batch by one token; on a card it is captured and then replayed."""
+    """One forward pass of the whole batch by one token; on a GPU it is captured and then replayed."""
 
     def __init__(self, model: Any, prompts: PromptCache, mask: torch.Tensor, new: int) -> None:
         """`mask`: (batch, width of the prompts), True where a key counts; `new`: tokens that will be said."""
@@ -239,7 +239,7 @@ def generate(
     """Continue each row of left-padded `input_ids`, (batch, prompt), by `max_new_tokens` at most.
 
     Returns prompt and completion, (batch, prompt + new), padded after the end of each sequence, as
-    `model.generate` does. `graph` None = capture on a CUDA card. The model's attention function and
+    `model.generate` does. `graph` None = capture on a CUDA GPU. The model's attention function and
     training mode are as before when it returns.
     """
     config = model.config.get_text_config(decoder=True)
@@ -268,8 +268,8 @@ def _generate(
     mask = pad(attention_mask, (wide, 0)).bool()
     logits, prompts = _read(model, pad(input_ids, (wide, 0), value=blank), mask)
     step = DecodeStep(model, prompts, mask, new)
-    on_card = input_ids.is_cuda if graph is None else graph
-    if on_card and new > 1:
+    on_gpu = input_ids.is_cuda if graph is None else graph
+    if on_gpu and new > 1:
         step.capture_graph()
     ends = torch.tensor(_listed(config.eos_token_id), device=input_ids.device)
     choose = _sampler(model, config, prompt, ends)
@@ -280,11 +280,11 @@ def _generate(
         token = choose(said[rows, : prompt + index], logits).masked_fill(~alive, blank)
         said[rows, prompt + index] = token
         alive = alive & ~torch.isin(token, ends)
-        if (not on_card or index % LOOK == LOOK - 1) and not alive.any():
+        if (not on_gpu or index % LOOK == LOOK - 1) and not alive.any():
             return said[:, : prompt + index + 1]
         if index == new - 1:
             break
-        if not on_card and int(alive.sum()) * 2 <= len(rows):
+        if not on_gpu and int(alive.sum()) * 2 <= len(rows):
             step.keep_rows(alive)
             rows, token, alive = rows[alive], token[alive], alive[alive]
         logits = step(token)

@@ -1,4 +1,4 @@
-"""What the cards draw at the moment, as they report it, and what that costs; nothing where they don't.
+"""What the GPUs draw at the moment, as they report it, and what that costs; nothing where they don't.
 
 A thread asks `nvidia-smi` every few seconds, so that a step never waits for it. What a kilowatt-hour costs
 stands in rig.toml: `[train] price_per_kwh`, `currency`.
@@ -27,11 +27,11 @@ class TrainConfig(FrozenModel):
 
 
 class PowerMeter:
-    """Knows what `cards` cards draw together, from `start` to `stop`."""
+    """Knows what `gpus` GPUs draw together, from `start` to `stop`."""
 
-    def __init__(self, cards: int = 1, ask: str | None = None) -> None:
+    def __init__(self, gpus: int = 1, ask: str | None = None) -> None:
         self._program = ask or shutil.which("nvidia-smi")
-        self._cards = cards
+        self._gpus = gpus
         self._watts: float | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -49,7 +49,7 @@ class PowerMeter:
             self._thread.join(timeout=EVERY)
 
     def latest_watts(self) -> float | None:
-        """What the cards draw together at the moment; None where they do not say."""
+        """What the GPUs draw together at the moment; None where they do not say."""
         return self._watts
 
     def _run(self) -> None:
@@ -72,8 +72,8 @@ class PowerMeter:
             try:
                 figures.append(float(line))
             except ValueError:
-                continue  # [N/A]: this card does not report it
-        return sum(figures[: self._cards]) if figures else None
+                continue  # [N/A]: this GPU does not report it
+        return sum(figures[: self._gpus]) if figures else None
 
 
 def format_cost(kwh: float) -> str:

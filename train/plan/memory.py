@@ -5,7 +5,7 @@ learnt from (activations, logits, gradients). What stays through both is added: 
 
     peak = resident + max(generating, learning)
 
-It is the worst case: every prompt and completion at its limit. On a card it stands for what torch
+It is the worst case: every prompt and completion at its limit. On a GPU it stands for what torch
 reserves, on a CPU for the tensors without the interpreter. `tests/test_train_memory.py` holds it against
 every figure that was measured.
 """
@@ -44,7 +44,7 @@ UNSLOTH_CACHE = 3.15
 ROUND = 8
 """`train.model.generate` makes a cache's length a multiple of this (`packing.ROUND`, without torch)."""
 BLOCK = 2 * 2**20
-"""torch takes memory from the card in multiples of this, and a tensor of fixed size fills whole ones."""
+"""torch takes memory from the GPU in multiples of this, and a tensor of fixed size fills whole ones."""
 GRAPH_POOLS, UNPACKED = 3, 2
 """Pools of memory around a captured step (reading the prompt, warming up, the graph itself), and matrices
 that each holds unpacked from four bits."""
@@ -109,10 +109,10 @@ def estimate_memory(
     decoder: str,
     chunked: bool = False,
     packed: bool = False,
-    cards: int = 1,
+    gpus: int = 1,
     wide_embedding: bool = False,
 ) -> MemoryEstimate:
-    """Predict the memory of each card.
+    """Predict the memory of each GPU.
 
     Args:
         shape: the model.
@@ -127,7 +127,7 @@ def estimate_memory(
         decoder: who generates: `rig`, `transformers`, or `unsloth` (who then also learns).
         chunked: log-probabilities in pieces, without a table of all logits.
         packed: learnt without padding, and from a prompt once for all its completions in `micro_batch`.
-        cards: gradients are exchanged between them in buckets.
+        gpus: gradients are exchanged between them in buckets.
         wide_embedding: embedding and head in 32 bits, as `prepare_model_for_kbit_training` leaves them.
     """
     cuda, unsloth = precision != "32bit", decoder == "unsloth"
@@ -170,7 +170,7 @@ def estimate_memory(
         weights=weights,
         adapter=trainable * FULL,
         optimiser=0 if "paged" in optim else trainable * _states(optim),
-        gradients=trainable * FULL * (2 if cards > 1 else 1),
+        gradients=trainable * FULL * (2 if gpus > 1 else 1),
         activations=activations,
         logits=CHUNKED if chunked or unsloth else table * LOGIT_COPIES,
         kv_cache=caches[decoder],

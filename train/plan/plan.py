@@ -1,6 +1,6 @@
 """What a recipe will cost, before anything is loaded: parameters exactly, memory as predicted, steps.
 
-Needs the model's config.json and the number of rows, never its weights. Time is not guessed: cards differ
+Needs the model's config.json and the number of rows, never its weights. Time is not guessed: GPUs differ
 too much. After the first steps the run itself says how long it will take.
 """
 
@@ -24,33 +24,33 @@ ROWS = {"gsm8k": 7473, "openai/gsm8k": 7473}
 
 
 CERTAIN = 0.9
-"""A card below this share of the prediction is too small for certain: none was further off than a tenth."""
+"""A GPU below this share of the prediction is too small for certain: none was further off than a tenth."""
 
 
-def make_plan(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
+def make_plan(recipe: Recipe, *, gpus: int = 1) -> dict[str, Any]:
     """Return the plan: one stable object, sizes in GiB, counts as whole numbers."""
     model = model_shape.load_shape(recipe.model.name, recipe.model.revision)
     per_module = model.lora_parameters(recipe.lora.r, recipe.lora.targets)
     trainable = sum(per_module.values())
     rows, notes = _rows(recipe)
-    sizes = recipe.batch_sizes(gpus=cards, rows=rows or 0)
+    sizes = recipe.batch_sizes(gpus=gpus, rows=rows or 0)
     steps = sizes.steps_per_epoch if rows else None
     if rows and not steps:
         notes.append(f"{rows} training prompts are too few for one generation.")
     longest = recipe.data.max_prompt_length + recipe.grpo.max_completion_length
     backend = _backend(recipe)
-    predicted = predict_memory(recipe, model, backend, cards=cards)
+    predicted = predict_memory(recipe, model, backend, gpus=gpus)
     if "paged" in recipe.schedule.optim:
         states = 2 * trainable / GIB
         notes.append(
             f"The paged optimiser's {states:.2f} GiB are not counted: the driver moves them to the "
-            "host when the card is full."
+            "host when the GPU is full."
         )
     return {
         "model": recipe.model.name,
         "backend": backend,
         "decoder": _decoder(recipe, backend),
-        "cards": cards,
+        "cards": gpus,
         "parameters": model.parameter_count,
         "trainable_parameters": trainable,
         "per_module": per_module,
@@ -61,7 +61,7 @@ def make_plan(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
         "steps_per_epoch": steps,
         "epochs": round(recipe.schedule.max_steps / steps, 3) if steps else None,
         "completions_per_step": sizes.completions,
-        "completions_per_generation": sizes.generated * cards,
+        "completions_per_generation": sizes.generated * gpus,
         "micro_batch": sizes.micro_batch,
         "gradient_accumulation_steps": sizes.accumulation,
         "tokens_per_step": sizes.completions * longest,
@@ -70,10 +70,10 @@ def make_plan(recipe: Recipe, *, cards: int = 1) -> dict[str, Any]:
 
 
 def predict_memory(
-    recipe: Recipe, model: ModelShape, backend: str, *, cards: int = 1
+    recipe: Recipe, model: ModelShape, backend: str, *, gpus: int = 1
 ) -> MemoryEstimate:
-    """The memory of each card under `backend` (`trl` or `unsloth`)."""
-    sizes = recipe.batch_sizes(gpus=cards)
+    """The memory of each GPU under `backend` (`trl` or `unsloth`)."""
+    sizes = recipe.batch_sizes(gpus=gpus)
     return memory.estimate_memory(
         model,
         precision=recipe.model.precision,
@@ -88,12 +88,12 @@ def predict_memory(
         decoder=_decoder(recipe, backend),
         chunked=recipe.backend.chunked_logprobs,
         packed=backend == "trl" and recipe.backend.packed and recipe.model.attention == "sdpa",
-        cards=cards,
+        gpus=gpus,
     )
 
 
-def refuse_oversized(recipe: Recipe, backend: str, card_bytes: int, *, cards: int = 1) -> None:
-    """Refuse what can't fit a card of `card_bytes` by far, before its weights are loaded.
+def refuse_oversized(recipe: Recipe, backend: str, gpu_bytes: int, *, gpus: int = 1) -> None:
+    """Refuse what can't fit a GPU of `gpu_bytes` by far, before its weights are loaded.
 
     Raises RigError with the settings that would fit and learn the same, if there are any. What is near the
     limit passes: the preflight tries it.
@@ -102,15 +102,15 @@ def refuse_oversized(recipe: Recipe, backend: str, card_bytes: int, *, cards: in
         model = model_shape.load_shape(recipe.model.name, recipe.model.revision)
     except RigError:
         return  # a model that can't be counted is tried; one that is not there, its loader explains
-    found = predict_memory(recipe, model, backend, cards=cards)
-    if found.peak_bytes * CERTAIN <= card_bytes:
+    found = predict_memory(recipe, model, backend, gpus=gpus)
+    if found.peak_bytes * CERTAIN <= gpu_bytes:
         return
-    wanted, there = found.peak_bytes / GIB, card_bytes / GIB
-    said = f"This run would take about {wanted:.1f} GiB, and the card has {there:.1f}."
+    wanted, there = found.peak_bytes / GIB, gpu_bytes / GIB
+    said = f"This run would take about {wanted:.1f} GiB, and the GPU has {there:.1f}."
     knobs: dict[str, int] = {}
     smaller = recipe
-    while found.peak_bytes > card_bytes:
-        sizes = smaller.batch_sizes(gpus=cards)
+    while found.peak_bytes > gpu_bytes:
+        sizes = smaller.batch_sizes(gpus=gpus)
         if found.learning_bytes >= found.generating_bytes and sizes.micro_batch > 1:
             knobs["micro_batch"] = largest_divisor(sizes.completions, sizes.micro_batch // 2)
         elif backend == "trl" and sizes.generated > 1:
@@ -123,7 +123,7 @@ def refuse_oversized(recipe: Recipe, backend: str, card_bytes: int, *, cards: in
             )
         schedule = recipe.schedule.model_copy(update=knobs)
         smaller = recipe.model_copy(update={"schedule": schedule})
-        found = predict_memory(smaller, model, backend, cards=cards)
+        found = predict_memory(smaller, model, backend, gpus=gpus)
     settings = " ".join(f"--set schedule.{name}={value}" for name, value in knobs.items())
     raise RigError(
         f"{said} {found.peak_bytes / GIB:.1f} GiB suffice with {settings} (it learns the same)."
@@ -141,7 +141,7 @@ def format_plan(plan: dict[str, Any], recipe: str, *, as_json: bool) -> str:
         f"Learns: {plan['trainable_parameters']:,} of {plan['parameters']:,} parameters ({share:.2%})",
     ]
     lines += [f"  {name:<12}{count:>14,}" for name, count in plan["per_module"].items()]
-    of_each = " of each card" if plan["cards"] > 1 else ""
+    of_each = " of each GPU" if plan["cards"] > 1 else ""
     lines += [
         "",
         f"Memory{of_each}, {plan['backend']} backend: {plan['peak_gib']:.2f} GiB at the peak, "
@@ -158,7 +158,7 @@ def format_plan(plan: dict[str, Any], recipe: str, *, as_json: bool) -> str:
         "",
         f"Steps: {plan['steps']:,}" + _epochs(plan),
         f"  each {plan['completions_per_step']} completions (on {plan['cards']} "
-        f"{'card' if plan['cards'] == 1 else 'cards'}: {plan['gradient_accumulation_steps']} x "
+        f"{'GPU' if plan['cards'] == 1 else 'GPUs'}: {plan['gradient_accumulation_steps']} x "
         f"{plan['micro_batch']}), at most {plan['tokens_per_step']:,} tokens; "
         f"{plan['completions_per_generation']} generated together",
     ]

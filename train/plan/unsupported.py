@@ -15,23 +15,23 @@ def unsupported_settings(recipe: Recipe, backend: str, *, cuda: bool) -> list[st
     if not cuda:
         if model.precision == "4bit":
             found.append(
-                f"model.precision = 4bit needs a CUDA card. {why_no_gpu()} "
+                f"model.precision = 4bit needs a CUDA GPU. {why_no_gpu()} "
                 "On the CPU train a small model with --set model.precision=32bit."
             )
         if model.precision == "16bit":
             found.append(
-                f"model.precision = 16bit needs a CUDA card (a CPU learns in 32 bits). "
+                f"model.precision = 16bit needs a CUDA GPU (a CPU learns in 32 bits). "
                 f"{why_no_gpu()} Or: --set model.precision=32bit."
             )
         if "8bit" in schedule.optim or "paged" in schedule.optim:
             found.append(
-                f"schedule.optim = {schedule.optim} needs a CUDA card: --set "
+                f"schedule.optim = {schedule.optim} needs a CUDA GPU: --set "
                 "schedule.optim=adamw_torch."
             )
         if recipe.backend.compile:
-            found.append("backend.compile needs a CUDA card: --set backend.compile=false.")
+            found.append("backend.compile needs a CUDA GPU: --set backend.compile=false.")
         if model.attention == "flash_attention_2":
-            found.append("model.attention = flash_attention_2 needs a CUDA card: use sdpa.")
+            found.append("model.attention = flash_attention_2 needs a CUDA GPU: use sdpa.")
     if recipe.backend.compile and recipe.grpo.cache_implementation != "static":
         found.append('backend.compile wants grpo.cache_implementation = "static": set both.')
     found += [

@@ -24,19 +24,19 @@ SIDE_BY_SIDE = 8
 """Held-out problems shown before and after."""
 
 STYLE = """
-:root{color-scheme:light dark;--ink:#1c1917;--dim:#78716c;--paper:#fafaf9;--card:#fff;--line:#e7e5e4;
+:root{color-scheme:light dark;--ink:#1c1917;--dim:#78716c;--paper:#fafaf9;--panel:#fff;--line:#e7e5e4;
 --good:#047857;--bad:#b91c1c;--warn:#b45309}
-@media(prefers-color-scheme:dark){:root{--ink:#e7e5e4;--dim:#a8a29e;--paper:#1c1917;--card:#292524;
+@media(prefers-color-scheme:dark){:root{--ink:#e7e5e4;--dim:#a8a29e;--paper:#1c1917;--panel:#292524;
 --line:#44403c;--good:#34d399;--bad:#f87171;--warn:#fbbf24}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 main{max-width:1020px;margin:0 auto;padding:32px 20px 64px}
 h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 12px}
 .dim{color:var(--dim)}.good{color:var(--good)}.bad{color:var(--bad)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;margin-top:20px}
-.card,figure{background:var(--card);border:1px solid var(--line);border-radius:10px;margin:0}
-.card,figure{padding:14px 16px}
-.card b{display:block;font-size:24px;line-height:1.25}.card span{color:var(--dim);font-size:13px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;margin-top:20px}
+.tile,figure{background:var(--panel);border:1px solid var(--line);border-radius:10px;margin:0}
+.tile,figure{padding:14px 16px}
+.tile b{display:block;font-size:24px;line-height:1.25}.tile span{color:var(--dim);font-size:13px}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(360px,1fr));gap:14px}
 figcaption{font-weight:600;font-size:14px}svg{width:100%;height:auto;display:block}
 polyline{fill:none;stroke-width:1.8;stroke-linejoin:round}.grid{stroke:var(--line)}
@@ -44,12 +44,12 @@ polyline{fill:none;stroke-width:1.8;stroke-linejoin:round}.grid{stroke:var(--lin
 .legend{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:12px;color:var(--dim)}
 .legend i{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:5px}
 .legend b{color:var(--ink)}
-table{border-collapse:collapse;width:100%;background:var(--card);table-layout:fixed}
+table{border-collapse:collapse;width:100%;background:var(--panel);table-layout:fixed}
 th,td{border:1px solid var(--line);padding:8px 10px;text-align:left;vertical-align:top}
 th{font-size:13px;color:var(--dim);font-weight:600}
 pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:12.5px/1.45 ui-monospace,monospace}
-.alarm{border-left:3px solid var(--warn);padding:6px 12px;margin:8px 0;background:var(--card)}
-details{background:var(--card);border:1px solid var(--line);border-radius:10px;margin-top:12px}
+.alarm{border-left:3px solid var(--warn);padding:6px 12px;margin:8px 0;background:var(--panel)}
+details{background:var(--panel);border:1px solid var(--line);border-radius:10px;margin-top:12px}
 details{padding:10px 16px}
 summary{cursor:pointer;font-weight:600}
 """
@@ -108,20 +108,20 @@ def _figures(run: Run) -> str:
     before, after = judged.get("before"), judged.get("after")
     if not after:
         return ""
-    cards = []
+    tiles = []
     for measure, words in scoring.MEASURES.items():
         new = after[measure]
         low, high = new["interval"]
         was = f"from {before[measure]['share']:.1%} · " if before else ""
-        cards.append(
-            f"<div class=card><span>{words}</span><b>{new['share']:.1%}</b>"
+        tiles.append(
+            f"<div class=tile><span>{words}</span><b>{new['share']:.1%}</b>"
             f"<span>{was}95%: {low:.1%} to {high:.1%}</span></div>"
         )
-    cards.append(
-        f"<div class=card><span>held-out problems</span><b>{after['n']}</b>"
+    tiles.append(
+        f"<div class=tile><span>held-out problems</span><b>{after['n']}</b>"
         f"<span>greedy, never trained on</span></div>"
     )
-    return f"<div class=cards>{''.join(cards)}</div>{_test(run)}"
+    return f"<div class=tiles>{''.join(tiles)}</div>{_test(run)}"
 
 
 def _test(run: Run) -> str:

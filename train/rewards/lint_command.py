@@ -26,7 +26,7 @@ PROMPTS = 16
 STAND_IN = ("42", "7", "1,000", "-3", "12.5", "850,000")
 """Golds that are tried when the recipe's data can't be had here."""
 CPU_BYTES = 3_000_000_000
-"""Weights up to this size are loaded without a card."""
+"""Weights up to this size are loaded without a GPU."""
 
 Real = list[tuple[Row, list[str]]]
 
@@ -156,7 +156,7 @@ def _not_at_hand(recipe: Recipe) -> str | None:
     if size == 0:
         return f"{folder} holds no weights (*.safetensors)."
     if size > CPU_BYTES and not torch.cuda.is_available():
-        return f"{recipe.model.name} is {size / 1e9:.1f} GB, too slow without a card; {hint}"
+        return f"{recipe.model.name} is {size / 1e9:.1f} GB, too slow without a GPU; {hint}"
     return None
 
 

@@ -32,7 +32,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         stop_on: kinds of alarm that end the run.
         progress: what the person sees.
         look: judges held-out problems in mid-run, every `look_every` steps.
-        watts: returns the cards' power draw, or None.
+        watts: returns the GPUs' power draw, or None.
         first: whether this process writes (rank 0).
     """
 

@@ -28,7 +28,7 @@ a quarter of it."""
 def run_preflight(trainer: Any, rows: Sequence[dict[str, Any]], say: Callable[[str], None]) -> None:
     """Do both: the worst case first, then the look; what is wrong is raised as a sentence."""
     if (peak := worst_case(trainer, rows)) is not None:
-        say(f"Worst case: {peak:.2f} GiB of {_card()}.")
+        say(f"Worst case: {peak:.2f} GiB of {_gpu_name()}.")
     if texts := first_look(trainer, rows):
         try_rewards(trainer, rows, texts)
         shown = " ".join(texts[0].split())
@@ -161,7 +161,7 @@ def _to_the_limit(trainer: Any) -> Iterator[None]:
 
 
 def _fits(attempt: Callable[[], None]) -> bool:
-    """Whether the card has room for `attempt`.
+    """Whether the GPU has room for `attempt`.
 
     An error that is still being handled holds on to what its frames held, so what does fit is tried later.
     """
@@ -205,7 +205,7 @@ def _too_much_learnt(trainer: Any, inputs: Any) -> str:
             break
         except torch.OutOfMemoryError:
             fits //= 2
-    problem = f"Out of memory while learning from {size} completions at once on {_card()}."
+    problem = f"Out of memory while learning from {size} completions at once on {_gpu_name()}."
     if fits:
         micro = largest_divisor(size * trainer.args.gradient_accumulation_steps, fits)
         return f"{problem} {fits} fit: --set schedule.micro_batch={micro} (the result is the same)."
@@ -222,7 +222,7 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
     import torch
 
     at_once = trainer.at_once or len(batch)
-    problem = f"Out of memory while generating {at_once} completions at once on {_card()}."
+    problem = f"Out of memory while generating {at_once} completions at once on {_gpu_name()}."
     fits = at_once // 2
     while fits:
         torch.cuda.empty_cache()
@@ -253,7 +253,7 @@ def _too_much_generated(trainer: Any, batch: list[Any]) -> str:
     return f"{problem} Not even 2 fit: --set grpo.max_completion_length={half}."
 
 
-def _card() -> str:
+def _gpu_name() -> str:
     import torch
 
     total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory

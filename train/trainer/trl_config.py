@@ -58,7 +58,7 @@ LEFT = {
 def grpo_config_fields(
     recipe: Recipe, sizes: BatchSizes, *, output: Path, cuda: bool, bf16: bool
 ) -> dict[str, Any]:
-    """Every field for `GRPOConfig(**...)`; `bf16` says whether the card computes in bfloat16."""
+    """Every field for `GRPOConfig(**...)`; `bf16` says whether the GPU computes in bfloat16."""
     g, s = recipe.grpo, recipe.schedule
     fields: dict[str, Any] = {
         # where and how long
@@ -82,7 +82,7 @@ def grpo_config_fields(
         "adam_beta2": s.adam_beta2,
         "adam_epsilon": 1e-8,
         "max_grad_norm": s.max_grad_norm,
-        # numbers on the card
+        # numbers on the GPU
         "use_cpu": not cuda,
         "bf16": cuda and bf16,
         "fp16": cuda and not bf16,

@@ -21,7 +21,7 @@ from train.rewards import builtin
 from train.trainer import checkpoints, trl_config
 
 LOST = ("probability tensor contains", "device-side assert")
-"""What torch says when a token is to be drawn from no numbers, on the CPU and on a card."""
+"""What torch says when a token is to be drawn from no numbers, on the CPU and on a GPU."""
 WAITING = "generation"
 """Completions that were generated and not yet learnt from; one file per process."""
 
@@ -43,7 +43,7 @@ def trainer_class() -> type[Any]:
         at_once: int | None = None
         """Completions that are generated together at most; None where the backend alone decides."""
         empty_cache = False
-        """Give memory back to the card between learning and generating."""
+        """Give memory back to the GPU between learning and generating."""
         packed = False
         """Learn without padding and from each prompt once (`train.model.packing`)."""
         reply_format: ReplyFormat | None = None
