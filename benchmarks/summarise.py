@@ -156,17 +156,19 @@ class Server:
 def planned(url: str, content: str) -> dict[str, Any]:
     """The requests that rig will make, for the other contender, and what they should cost at least."""
     with ModelClient(url) as client:
-        ruler = TokenBudget(client)
+        token_budget = TokenBudget(client)
         whole = defuse_marks(clean_paragraphs(content))
-        parts = chunks.split_text(whole, ruler.text_tokens(NOTES, NOTE_TOKENS), ruler.count_tokens)
-        wish = SummaryRequest()
+        parts = chunks.split_text(
+            whole, token_budget.text_tokens(NOTES, NOTE_TOKENS), token_budget.count_tokens
+        )
+        request = SummaryRequest()
         return {
             "parts": [summary_messages(part, NOTES) for part in parts],
-            "last": summary_messages("NOTES", wish.task_sentence()),
+            "last": summary_messages("NOTES", request.task_sentence()),
             "note": NOTE_TOKENS,
-            "size": wish.max_tokens,
-            "text": ruler.count_tokens(whole),
-            "instruction": ruler.framing_tokens(NOTES),
+            "size": request.max_tokens,
+            "text": token_budget.count_tokens(whole),
+            "instruction": token_budget.framing_tokens(NOTES),
             "prompts": sum(
                 client.count_chat_tokens(summary_messages(part, NOTES)) or 0 for part in parts
             ),

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from bots.articles.cache import ArticleCache
-from bots.articles.listener import SummaryListener
 from bots.articles.pipeline import summarise
+from bots.articles.progress import SummaryListener
 from bots.articles.request import NOTES, SummaryRequest
 from bots.documents.article import Article
 from rig.errors import RigError
@@ -37,18 +37,18 @@ def server() -> Iterator[CountingServer]:
 def ask(
     server: CountingServer,
     text: str,
-    wish: SummaryRequest | None = None,
+    request: SummaryRequest | None = None,
     cache: ArticleCache | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     with ModelClient(server.url) as client:
         return summarise(
             Article(text),
-            wish or SummaryRequest(),
+            request or SummaryRequest(),
             lambda: client,
             cache or ArticleCache(None),
             **options,
-        )
+        ).json()
 
 
 def letters(text: str) -> str:
@@ -101,15 +101,15 @@ def test_another_length_or_focus_reads_only_the_notes(
 ) -> None:
     text = prose(300)
     ask(server, text, cache=cache)
-    for wish in (
+    for request in (
         SummaryRequest("short"),
         SummaryRequest("2", bullets=True),
         SummaryRequest(focus="bridges"),
         SummaryRequest(language="fr"),
     ):
         server.requests.clear()
-        found = ask(server, text, wish, cache=cache)
-        assert len(server.requests) == 1, wish
+        found = ask(server, text, request, cache=cache)
+        assert len(server.requests) == 1, request
         assert found["kept_chunks"] == found["chunks"]
 
 

@@ -21,8 +21,8 @@ import pytest
 
 from bots.articles import chunks
 from bots.articles.cache import ArticleCache
-from bots.articles.listener import SummaryListener
 from bots.articles.pipeline import summarise
+from bots.articles.progress import SummaryListener
 from bots.articles.prompts import summary_messages
 from bots.articles.request import NOTES, SummaryRequest
 from bots.articles.token_budget import MARGIN, TokenBudget
@@ -107,17 +107,17 @@ def check_instruction_is_computed_once(url: str, text: str) -> int:
     """Tokens computed are those of the text, one instruction, and a joint for each part."""
     seen = Parts(url)
     with ModelClient(url) as client:
-        ruler = TokenBudget(client)
+        token_budget = TokenBudget(client)
         before, size, instruction = (
             counted(url, "prompt_tokens"),
-            ruler.count_tokens(text),
-            ruler.framing_tokens(NOTES),
+            token_budget.count_tokens(text),
+            token_budget.framing_tokens(NOTES),
         )
         found = summarise(
             Article(text), SummaryRequest(), lambda: client, ArticleCache(None), listener=seen
         )
-    assert found["tokens_in"] == size
-    assert found["chunks"] == seen.chunks > 3
+    assert found.tokens_in == size
+    assert found.chunks == seen.chunks > 3
     computed = seen.computed - before
     assert size <= computed <= size + instruction + JOINT * seen.chunks
     return seen.chunks
@@ -158,8 +158,10 @@ def test_twelve_thousand_words_in_a_context_of_4096(model: Path, shared: Path) -
     with serving(model, 4096) as url:
         parts = check_instruction_is_computed_once(url, text)
         with ModelClient(url) as client:
-            ruler = TokenBudget(client)
-            cut = chunks.split_text(text, ruler.text_tokens(NOTES, 540), ruler.count_tokens)
+            token_budget = TokenBudget(client)
+            cut = chunks.split_text(
+                text, token_budget.text_tokens(NOTES, 540), token_budget.count_tokens
+            )
             assert "".join(cut) == text
             assert len(cut) == parts
             sizes = [client.count_chat_tokens(summary_messages(part, NOTES)) or 0 for part in cut]

@@ -67,12 +67,12 @@ def digest(context: Context) -> Draft | None:
     options = validate_as(
         DigestOptions, context.options, f"[bots.{context.name}.options] in rig.toml"
     )
-    wish = SummaryRequest(options.length, options.bullets, options.language, options.focus)
-    wish.task_sentence()  # a wrong length is said before anything is fetched
+    request = SummaryRequest(options.length, options.bullets, options.language, options.focus)
+    request.task_sentence()  # a wrong length is said before anything is fetched
     with ReadingList.at_home() as reading:
         cache = ArticleCache.at_home()
         try:
-            return _draft(context, options, wish, reading, cache)
+            return _draft(context, options, request, reading, cache)
         finally:
             cache.close()
 
@@ -88,7 +88,7 @@ def mark_delivered(delivery: Delivery) -> None:
 def _draft(
     context: Context,
     options: DigestOptions,
-    wish: SummaryRequest,
+    request: SummaryRequest,
     reading: ReadingList,
     cache: ArticleCache,
 ) -> Draft | None:
@@ -107,7 +107,7 @@ def _draft(
         if len(blocks) >= count or len(passed_over) >= ATTEMPTS:
             break
         try:
-            block = _block(context, options, wish, item, cache, blocks)
+            block = _block(context, options, request, item, cache, blocks)
         except (ServerBusy, ServerUnreachable, RequestRefused):
             raise
         except RigError as error:
@@ -177,7 +177,7 @@ class _Block(NamedTuple):
 def _block(
     context: Context,
     options: DigestOptions,
-    wish: SummaryRequest,
+    request: SummaryRequest,
     item: ReadingItem,
     cache: ArticleCache,
     before: list[_Block],
@@ -186,8 +186,8 @@ def _block(
     article = source.read_article(
         item.url, cache, browser=options.browser, allow_private=options.allow_private
     )
-    found = summarise(article, wish, context.model_client, cache)
-    for note in found["unfounded"]["quotes"] + found["unfounded"]["figures"]:
+    result = summarise(article, request, context.model_client, cache)
+    for note in result.unfounded["quotes"] + result.unfounded["figures"]:
         context.tell_operator(
             f"{context.name}: {item.url}: the summary has “{note}”, which the text has not."
         )
@@ -202,7 +202,7 @@ def _block(
         return context.room_left("\n\n".join([*(one.text for one in before), text])) >= 0
 
     titles = [""] if context.find_faults(title or " ", own_words=own_words) else [title, ""]
-    bodies = shorter_summaries(found["summary"], lines=options.bullets)
+    bodies = shorter_summaries(result.text or "", lines=options.bullets)
     for body, head in ((body, head) for body in bodies for head in titles):
         if not fits(block(head, body)):
             continue

@@ -7,12 +7,18 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rig.errors import WrongUse
 from rig.options import json_option, model_options, read_api_key
+
+if TYPE_CHECKING:
+    from bots.articles.cache import ArticleCache
+    from bots.articles.pipeline import SummaryResult
+    from bots.articles.request import SummaryRequest
+    from bots.documents.article import Article
 
 
 @click.command("summarise")
@@ -70,37 +76,37 @@ def summarise_command(ctx: click.Context, /, source: str | None, **options: Any)
             click.echo(ctx.get_help())
             ctx.exit(2)
         source = "-"
-    from bots.articles import source as sources
     from bots.articles.cache import ArticleCache
-    from bots.articles.pipeline import summary_object
+    from bots.articles.pipeline import SummaryResult
     from bots.articles.request import SummaryRequest, read_style
+    from bots.articles.source import read_article
 
-    wish = SummaryRequest(
+    request = SummaryRequest(
         length=options["length"].lower(),
         bullets=options["bullets"],
         language=options["language"].strip(),
         focus=options["focus"].strip(),
         style=read_style(options["style"]) if options["style"] else "",
     )
-    wish.task_sentence()  # what is wrong with it shows before anything is fetched
+    request.task_sentence()  # what is wrong with it shows before anything is fetched
     cache = ArticleCache(None) if options["no_cache"] else ArticleCache.at_home()
     start = time.monotonic()
     try:
-        article = sources.read_article(
+        article = read_article(
             source, cache, browser=options["browser"], allow_private=options["allow_private"]
         )
         seconds = time.monotonic() - start
         if options["extract"]:
-            found = summary_object(article, {}, {"text": round(seconds, 3)})
-            text, streamed = article.text, False
-            _remarks(found, quiet=options["quiet"])
+            result, streamed = SummaryResult(article), False
+            text = article.text
+            _remarks(result, quiet=options["quiet"])
         else:
-            found, streamed = _ask(article, wish, cache, options)
-            found["timings"]["text"] = round(seconds, 3)
-            text = found["summary"]
+            result, streamed = _ask(article, request, cache, options)
+            text = result.text or ""
+        result = result.with_seconds("text", seconds)
     finally:
         cache.close()
-    shown = json.dumps(found, indent=2, ensure_ascii=False) if options["as_json"] else text
+    shown = json.dumps(result.json(), indent=2, ensure_ascii=False) if options["as_json"] else text
     if options["out"]:
         from rig.atomic import write_text
 
@@ -110,9 +116,9 @@ def summarise_command(ctx: click.Context, /, source: str | None, **options: Any)
 
 
 def _ask(
-    article: Any, wish: Any, cache: Any, options: dict[str, Any]
-) -> tuple[dict[str, Any], bool]:
-    """The summary as an object, and whether a terminal has seen it already."""
+    article: Article, request: SummaryRequest, cache: ArticleCache, options: dict[str, Any]
+) -> tuple[SummaryResult, bool]:
+    """The summary, and whether a terminal has seen it already."""
     from bots.articles.pipeline import known_fingerprint, summarise
     from bots.articles.progress import SummaryProgress
 
@@ -121,9 +127,9 @@ def _ask(
         stream=sys.stdout.isatty() and not options["as_json"] and options["out"] is None,
     )
     with contextlib.ExitStack() as open_until_here:
-        found = summarise(
+        result = summarise(
             article,
-            wish,
+            request,
             lambda: open_until_here.enter_context(_connect(options)),
             cache,
             who=known_fingerprint(options["url"], options["model"]),
@@ -134,8 +140,8 @@ def _ask(
         )
     if progress.streamed:
         click.echo()
-    _remarks(found, quiet=options["quiet"])
-    return found, progress.streamed
+    _remarks(result, quiet=options["quiet"])
+    return result, progress.streamed
 
 
 def _connect(options: dict[str, Any]) -> Any:
@@ -146,17 +152,16 @@ def _connect(options: dict[str, Any]) -> Any:
     )
 
 
-def _remarks(found: dict[str, Any], *, quiet: bool) -> None:
+def _remarks(result: SummaryResult, *, quiet: bool) -> None:
     if quiet:
         return
-    head = " · ".join(
-        found[name] for name in ("title", "author", "date", "site") if found.get(name)
-    )
+    article = result.article
+    head = " · ".join(filter(None, (article.title, article.author, article.date, article.site)))
     if head:
         click.echo(head, err=True)
-    for note in found["notes"]:
+    for note in result.remarks:
         click.echo(note, err=True)
-    for what, items in found.get("unfounded", {}).items():
+    for what, items in result.unfounded.items():
         if items:
             shown = ", ".join(f"“{item}”" for item in items)
             click.echo(f"Not in the text, check before you use it: {what} {shown}", err=True)

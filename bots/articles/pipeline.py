@@ -1,4 +1,4 @@
-"""One text, one wish, one summary: the errand that the command and the digest share.
+"""One text, one request, one summary: what the command and the digest share.
 
 Asks the cache first and a model last; a text no longer than what was asked for needs neither.
 """
@@ -6,8 +6,9 @@ Asks the cache first and a model last; a text no longer than what was asked for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bots.articles import chunks, fact_check
@@ -19,86 +20,128 @@ from rig.runs import find_run
 from rig.server import running_servers
 
 if TYPE_CHECKING:
+    from bots.articles.progress import SummaryListener
     from rig.server.client import (
         ModelClient,  # a third of the time that a summary from the cache takes
     )
 
 
+@dataclass(frozen=True)
+class SummaryResult:
+    """One text and what came of it; fields as of `bots.articles.summarise.Summary`."""
+
+    article: Article
+    text: str | None = None
+    """The summary; None when only the text was asked for."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    chunks: int = 0
+    model: str = ""
+    exact: bool = True
+    kept_notes: int = 0
+    notes: Sequence[str] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by what they went into."""
+    computed: Mapping[str, int] = field(default_factory=dict)
+    cached: bool = False
+    """Whether it was there from an earlier run."""
+
+    @cached_property
+    def unfounded(self) -> dict[str, list[str]]:
+        """The `quotes` and `figures` of the summary that the text has not."""
+        source = f"{self.article.title}\n{self.article.date}\n{self.article.text}"
+        return fact_check.find_unfounded(self.text or "", source)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the reader should know: how the text was read, then how the summary was made."""
+        return [*self.article.notes, *self.notes]
+
+    def json(self) -> dict[str, Any]:
+        """The one object of `rig summarise --json`."""
+        return {
+            "summary": self.text,
+            "title": self.article.title,
+            "author": self.article.author,
+            "date": self.article.date,
+            "site": self.article.site,
+            "url": self.article.url,
+            "kind": self.article.kind,
+            "tokens_in": self.tokens_in,
+            "tokens_exact": self.exact,
+            "tokens_computed": dict(self.computed),
+            "tokens_out": self.tokens_out,
+            "chunks": self.chunks,
+            "kept_chunks": self.kept_notes,
+            "model": self.model,
+            "cached": self.cached,
+            "unfounded": self.unfounded,
+            "notes": self.remarks,
+            "timings": dict(self.timings),
+            "text": self.article.text,
+        }
+
+    def with_seconds(self, name: str, seconds: float) -> SummaryResult:
+        """The same with one timing more."""
+        return replace(self, timings={**self.timings, name: round(seconds, 3)})
+
+
 def summarise(
     article: Article,
-    wish: SummaryRequest,
+    request: SummaryRequest,
     connect: Callable[[], ModelClient],
     cache: ArticleCache,
     *,
     who: str = "",
-    listener: Any = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Return what `--json` prints, without the timings of what came before.
+    listener: SummaryListener | None = None,
+    context: int | None = None,
+    max_tokens: int | None = None,
+    parallel: int = 4,
+) -> SummaryResult:
+    """Summarise `article` as `request` asks; its timings tell nothing of how the text was come by.
 
     `connect` is called once at most, and only if a model has to be asked; its client stays open.
-    `who` names the model in the keys of the cache; empty where only the server knows. `options` as for
+    `who` names the model in the keys of the cache; empty where only the server knows. The rest as for
     `bots.articles.summarise.Summariser`.
     """
     start = time.monotonic()
-    found: dict[str, Any] | None = None
     client: ModelClient | None = None
-    if wish.as_it_is and len(chunks.split_sentences(article.text)) <= wish.num_points:
-        found = {"text": article.text, "chunks": 0, "notes": ["The text is as short as was asked."]}
-    elif not who:
+    if request.as_it_is and len(chunks.split_sentences(article.text)) <= request.num_points:
+        notes = ["The text is as short as was asked."]
+        short = SummaryResult(article, article.text, notes=notes)
+        return short.with_seconds("summary", time.monotonic() - start)
+    if not who:
         client = connect()
         who = served_fingerprint(client)
-    limits = options.get("context"), options.get("max_tokens")
-    name = cache_key("summary", article.text, wish.task_sentence(), who, limits)
-    cached = found is None and (found := cache.get_value(name)) is not None
-    if found is None:
+    key = cache_key("summary", article.text, request.task_sentence(), who, (context, max_tokens))
+    kept: dict[str, Any] | None = cache.get_value(key)
+    if kept is not None:
+        kept |= {"timings": {}, "computed": {}, "cached": True}
+    else:
         from bots.articles.summarise import Summariser
 
-        reader = Summariser(client or connect(), who=who, cache=cache, listener=listener, **options)
-        found = asdict(reader.summarise_text(article.text, wish))
-        cache.put_value(name, found)
-    timings = {} if cached else found.get("timings", {})
-    timings = {**timings, "summary": round(time.monotonic() - start, 3)}
-    return summary_object(article, found, timings, cached=cached)
-
-
-def summary_object(
-    article: Article, found: dict[str, Any], timings: dict[str, float], *, cached: bool = False
-) -> dict[str, Any]:
-    """The one object of `--json`; `found` is a `summarise.Summary`, or as much of it as there is."""
-    summary = found.get("text")
-    source = f"{article.title}\n{article.date}\n{article.text}"
-    return {
-        "summary": summary,
-        "title": article.title,
-        "author": article.author,
-        "date": article.date,
-        "site": article.site,
-        "url": article.url,
-        "kind": article.kind,
-        "tokens_in": found.get("tokens_in", 0),
-        "tokens_exact": found.get("exact", True),
-        "tokens_computed": {} if cached else found.get("computed", {}),
-        "tokens_out": found.get("tokens_out", 0),
-        "chunks": found.get("chunks", 0),
-        "kept_chunks": found.get("kept_notes", 0),
-        "model": found.get("model", ""),
-        "cached": cached,
-        "unfounded": fact_check.find_unfounded(summary or "", source),
-        "notes": [*article.notes, *found.get("notes", [])],
-        "timings": timings,
-        "text": article.text,
-    }
+        summariser = Summariser(
+            client or connect(),
+            who=who,
+            cache=cache,
+            listener=listener,
+            context=context,
+            max_tokens=max_tokens,
+            parallel=parallel,
+        )
+        kept = asdict(summariser.summarise_text(article.text, request))
+        cache.put_value(key, kept)
+    return SummaryResult(article, **kept).with_seconds("summary", time.monotonic() - start)
 
 
 def served_fingerprint(client: ModelClient) -> str:
     """The same for a server's model: by its file if the server runs here, else by what it says of it."""
     if who := _serving(client.url):
         return who
-    card = client.model_info()
+    info = client.model_info()
     passing = ("created", "loaded", "status")
     return cache_key(
-        client.url, {name: value for name, value in card.items() if name not in passing}
+        client.url, {name: value for name, value in info.items() if name not in passing}
     )
 
 

@@ -64,7 +64,7 @@ class SummaryRequest:
 
     @property
     def as_it_is(self) -> bool:
-        """Whether a text that is short enough already satisfies the wish."""
+        """Whether a text that is short enough is already what was asked for."""
         return not (self.bullets or self.language or self.focus or self.style)
 
     def task_sentence(self) -> str:

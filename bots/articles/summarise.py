@@ -17,7 +17,7 @@ from typing import Any
 
 from bots.articles import chunks, focus
 from bots.articles.cache import ArticleCache, cache_key
-from bots.articles.listener import SummaryListener
+from bots.articles.progress import SummaryListener
 from bots.articles.prompts import summary_messages
 from bots.articles.request import NOTES, TOKENS_EACH, SummaryRequest
 from bots.articles.token_budget import TokenBudget
@@ -83,23 +83,23 @@ class Summariser:
         reply_format = client.reply_format
         self._reply_format = reply_format if reply_format.reasoning_open else THINKING
 
-    def summarise_text(self, text: str, wish: SummaryRequest) -> Summary:
-        """Read all of `text` and return what `wish` asks for."""
+    def summarise_text(self, text: str, request: SummaryRequest) -> Summary:
+        """Read all of `text` and return what `request` asks for."""
         text = defuse_marks(text)
         while True:
             try:
-                return self._summarise(text, wish)
+                return self._summarise(text, request)
             except ContextOverflow:
                 self.token_budget.tighten_guess()
 
-    def _summarise(self, text: str, wish: SummaryRequest) -> Summary:
-        task, answer_tokens = wish.task_sentence(), self._max_tokens or wish.max_tokens
+    def _summarise(self, text: str, request: SummaryRequest) -> Summary:
+        task, answer_tokens = request.task_sentence(), self._max_tokens or request.max_tokens
         answer_tokens = min(answer_tokens, self.token_budget.context // 3)
         found = Summary("", tokens_in=self.token_budget.count_tokens(text), model=self.client.model)
         budget = self.token_budget.text_tokens(task, answer_tokens)
         start = time.monotonic()
         if found.tokens_in > budget:
-            text = self._notes(text, wish, budget, found)
+            text = self._notes(text, request, budget, found)
             found.timings["parts"] = round(time.monotonic() - start, 3)
         else:
             self._listener.on_start(1, found.tokens_in)
@@ -121,7 +121,7 @@ class Summariser:
         found.notes = [*self.token_budget.notes, *found.notes]
         return found
 
-    def _notes(self, text: str, wish: SummaryRequest, budget: int, found: Summary) -> str:
+    def _notes(self, text: str, request: SummaryRequest, budget: int, found: Summary) -> str:
         """Read `text` part by part, and the notes again, until what is left fits in `budget` tokens."""
         size = min(NOTE_TOKENS, self.token_budget.context // 6)
         room = self.token_budget.text_tokens(NOTES, size)
@@ -143,8 +143,8 @@ class Summariser:
                     "tokens: serve the model with a larger context."
                 )
             notes, _ = self._read(groups, size, found)
-        if wish.focus:
-            extra = focus.sentences_on(wish.focus, text, (budget - length) * 3)
+        if request.focus:
+            extra = focus.sentences_on(request.focus, text, (budget - length) * 3)
             if extra and self.token_budget.count_tokens(joined + extra) < budget:
                 joined += extra
         return joined
