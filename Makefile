@@ -1,5 +1,5 @@
 # `make quickstart` shows the whole loop on the toy model; `make test` runs lint, types and tests.
-# Both make .venv from nothing first. On Windows see "Windows" in the README.
+# Both make .venv from nothing first. On Windows see docs/windows.md.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,7 +21,7 @@ test: lint types tests
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cog --check README.md
+	$(BIN)/python docs/reference.py --check
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -33,12 +33,14 @@ tests: $(VENV)/.dev
 prove: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 3600
 
+# The benchmarks that need neither a GPU nor a file; the others are in docs/benchmarks.md.
 bench: $(VENV)/.dev
-	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for name in daemon_memory eval_speed learn_packed summarise train_step; do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-# Renew the list of commands in the README.
+# Renew docs/reference/ from the help texts and the keys of the configuration.
 docs: $(VENV)/.dev
-	$(BIN)/cog -r README.md
+	$(BIN)/python docs/reference.py
 
 # torch first and alone: on a machine without a card pip may then take a CPU build, and nothing
 # after it asks for another one.
