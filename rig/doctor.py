@@ -151,7 +151,7 @@ def _torch() -> Finding:
             "torch",
             BROKEN,
             f"{said}, though this machine has an NVIDIA driver",
-            "pip brought the CPU build: install torch from PyTorch's CUDA index first (README, Windows).",
+            "pip brought the CPU build: install torch from PyTorch's CUDA index first (docs/windows.md).",
         )
     advice = "Training works on the CPU for the toy model only." if "without" in said else ""
     return Finding("torch", OK, said, advice)

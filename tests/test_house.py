@@ -35,6 +35,7 @@ LONG = {
     ROOT / path
     for path in (
         "bots/articles",
+        "rig",
         "benchmarks/serve.py",
         "tests/test_serve_box.py",
         "tests/test_serve_engine.py",
