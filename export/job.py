@@ -11,7 +11,6 @@ from typing import Any
 
 from export import lora_gguf, merged_model, modelfile, plan
 from export.checkpoint.source import ExportSource
-from export.gguf import writer
 from export.plan import HEADROOM, ExportedFile, ExportPlan
 from export.progress import show_stages
 from export.quantise import imatrix, quant_types
@@ -19,6 +18,7 @@ from export.quantise.ggml import Floats
 from export.verify.report import CheckReport
 from rig.atomic import write_text
 from rig.errors import RigError, WrongUse
+from rig.model.gguf import is_gguf, read_header
 
 SIXTEEN = ("F16", "BF16", "F32")
 """Types that the others are held against."""
@@ -230,14 +230,14 @@ def output_path(source: ExportSource, quant: str, out: Path | None, count: int) 
         path = out / name if out.is_dir() else out
         if path == out and count > 1:
             raise WrongUse(f"--out {out} is one file for {count} types: name a folder that exists.")
-    if path.is_file() and path.stat().st_size and not writer.is_gguf(path):
+    if path.is_file() and path.stat().st_size and not is_gguf(path):
         raise WrongUse(f"{path} is there already and is no GGUF file: name another with --out.")
     return path
 
 
 def _quant(path: Path) -> str:
     """The type of a GGUF file, by its own word."""
-    number = writer.read_header(path).keys.get("general.file_type")
+    number = read_header(path).metadata.get("general.file_type")
     return next((name for name, (kind, _) in quant_types.FILE_TYPES.items() if kind == number), "?")
 
 

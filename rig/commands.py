@@ -70,15 +70,15 @@ def config_command(ctx: click.Context, as_json: bool) -> None:
     """
     import json
 
-    from rig import settings
+    from rig import config
 
     root = ctx.find_root().command
     assert isinstance(root, click.Group)
-    rows = settings.effective_settings(root)
+    rows = config.effective_settings(root)
     if as_json:
         click.echo(json.dumps([r._asdict() for r in rows], indent=2, default=str))
     else:
-        settings.print_settings(rows)
+        config.print_settings(rows)
 
 
 @click.command("completion")

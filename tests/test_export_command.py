@@ -20,9 +20,9 @@ from click.testing import CliRunner, Result
 
 from export import plan
 from export.checkpoint import safetensors
-from export.gguf import writer
 from export.gguf.convert import ConversionPass
 from rig.cli import main
+from rig.model.gguf import read_header
 from rig.model.reply_format import TAUGHT, ReplyFormat
 from rig.runs import Run
 from support import tiny_models
@@ -84,7 +84,7 @@ def test_a_run_becomes_files_that_the_run_knows(here: Path) -> None:
 
 def test_the_file_says_where_it_comes_from_and_how_it_was_taught_to_speak(here: Path) -> None:
     assert rig("taught", "--gguf", "--quant", "F16", "--no-check").exit_code == 0
-    keys = writer.read_header(here / "runs/taught/taught-F16.gguf").keys
+    keys = read_header(here / "runs/taught/taught-F16.gguf").metadata
     assert ReplyFormat.from_metadata(keys) == TAUGHT
     assert keys["general.name"] == "taught"
     assert keys["rig.run"] == "taught"
@@ -118,7 +118,7 @@ def test_a_model_may_be_a_folder_an_adapter_the_toy_one_or_a_run(
     done = rig(*arguments, "--gguf", "--quant", "Q4_0", "--no-check")
     assert done.exit_code == 0, done.output
     assert file in done.stdout
-    assert writer.read_header(here / file).keys["general.file_type"] == 2
+    assert read_header(here / file).metadata["general.file_type"] == 2
 
 
 def test_an_adapter_folder_changes_the_file(here: Path) -> None:
@@ -129,9 +129,9 @@ def test_an_adapter_folder_changes_the_file(here: Path) -> None:
     for name in ("bare", "taught", "run"):
         raw, entries = (
             (here / f"{name}.gguf").read_bytes(),
-            writer.read_header(here / f"{name}.gguf").tensors,
+            read_header(here / f"{name}.gguf").tensors,
         )
-        start = min(entry.offset for entry in entries.values())
+        start = min(entry.offset for entry in entries)
         found[name] = hashlib.sha256(raw[start:]).hexdigest()
     assert found["bare"] != found["taught"] == found["run"]
 

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 
 from export import plan as export_plan
 from export.checkpoint import source
-from export.gguf import writer
 from export.quantise import imatrix
 from export.quantise.ggml import Floats
 from export.quantise.quant_types import FILE_TYPES
 from rig.cli import main
 from rig.errors import RigError
+from rig.model.gguf import read_header
 from support import tiny_models, tiny_tokenizers
 from support.gguf_files import tensors
 
@@ -257,7 +257,7 @@ def test_the_command_computes_one_from_a_text_keeps_it_and_takes_it_again(
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout)
     assert found["imatrix"] == "toy.imatrix.gguf"
-    keys = writer.read_header(tmp_path / "toy-Q2_K_S.gguf").keys
+    keys = read_header(tmp_path / "toy-Q2_K_S.gguf").metadata
     assert keys["quantize.imatrix.dataset"] == "own.txt"
     assert keys["quantize.imatrix.entries_count"] == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -15,10 +15,10 @@ from export import lora_gguf, merged_model, modelfile
 from export import plan as export_plan
 from export.checkpoint import source, tokenizer
 from export.checkpoint.safetensors import folder_weights
-from export.gguf import writer
 from export.llama import LlamaModel
 from rig.errors import RigError
 from rig.model.chat_template import render_chat
+from rig.model.gguf import read_header
 from rig.model.reply_format import TAUGHT, ReplyFormat
 from support import tiny_models, tiny_tokenizers
 from support.gguf_files import keys, numbers, tensors
@@ -89,7 +89,7 @@ def test_the_adapter_file_carries_the_contract(root: Path, tmp_path: Path) -> No
     assert found["general.type"] == "adapter"
     assert found["adapter.type"] == "lora"
     assert found["adapter.lora.alpha"] == 16.0
-    names = writer.read_header(tmp_path / "lora.gguf").tensors
+    names = {t.name: t for t in read_header(tmp_path / "lora.gguf").tensors}
     assert names["blk.0.attn_q.weight.lora_a"].shape == (8, 256)
     assert names["blk.0.attn_q.weight.lora_b"].shape == (256, 8)
 

@@ -35,7 +35,6 @@ LONG = {
     ROOT / path
     for path in (
         "bots/articles",
-        "rig",
         "benchmarks/serve.py",
         "tests/test_serve_box.py",
         "tests/test_serve_engine.py",

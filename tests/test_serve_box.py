@@ -349,7 +349,7 @@ def test_a_header_tells_what_the_writer_wrote(small: Path) -> None:
     assert found.arch_value("attention.head_count_kv") == 2
     assert found.metadata["general.tags"] == ["a", "b"]
     assert found.reply_format.reasoning_open == "<reasoning>"
-    assert {t.name: t.shape for t in found.tensors}["blk.1.ffn_down.weight"] == (512, 256)
+    assert {t.name: t.shape for t in found.tensors}["blk.1.ffn_down.weight"] == (256, 512)
     theirs = {t.name: int(t.n_bytes) for t in gguf.GGUFReader(small).tensors}
     assert {t.name: t.bytes for t in found.tensors} == theirs
 

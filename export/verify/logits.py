@@ -11,7 +11,6 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from export.checkpoint.safetensors import TensorReader
-from export.gguf import writer
 from export.llama import LlamaModel
 from export.plan import ExportPlan
 from export.quantise import ggml
@@ -19,6 +18,7 @@ from export.quantise.ggml import Floats
 from export.quantise.quant_types import NEED_IMPORTANCE
 from export.verify import torch_reference
 from export.verify.report import CheckReport
+from rig.model.gguf import read_header
 
 LENGTH = 128
 """Tokens of one text."""
@@ -103,7 +103,7 @@ def adapter_effect(plan: ExportPlan, files: Sequence[Path], report: CheckReport)
     changed = [part for part in plan.parts if part.source in plan.changes]
     if plan.source.adapter is None:
         return
-    entries = {path: writer.read_header(path).tensors for path in files}
+    kinds = {path: {t.name: t.type for t in read_header(path).tensors} for path in files}
     different, bytes_ = dict.fromkeys(files, 0), dict.fromkeys(files, 0)
     sizes = []
     work, bare = plan.conversion_pass, plan.conversion_pass.without_changes()
@@ -116,7 +116,7 @@ def adapter_effect(plan: ExportPlan, files: Sequence[Path], report: CheckReport)
             after = work.fill_rows(part, 0, blank, reader)
             sizes.append(float(np.linalg.norm(after - before) / (np.linalg.norm(before) or 1)))
             for path in files:
-                kind = entries[path][part.name].kind
+                kind = GGMLQuantizationType[kinds[path][part.name]]
                 one, other = _packed(kind, before), _packed(kind, after)
                 different[path] += int(np.sum(one != other))
                 bytes_[path] += one.size

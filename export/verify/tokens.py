@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.checkpoint.tokenizer import load_tokenizer
-from export.gguf import writer
 from export.llama import LlamaModel
 from export.plan import ExportPlan
 from export.verify.report import CheckReport
 from rig.model import chat_template
+from rig.model.gguf import read_header
 
 Cuts = list[tuple[bool, list[list[int] | None]]]
 """Token ids of every text, without and with what the tokenizer adds by itself; None: it cannot say."""
@@ -54,7 +54,7 @@ def compare_template(
     plan: ExportPlan, loaded: LlamaModel, prompts: Sequence[str], path: Path, report: CheckReport
 ) -> None:
     """Template, contract, beginning and end tokens as they were in training."""
-    held = writer.read_header(path).keys
+    held = read_header(path).metadata
     template = chat_template.default_template(plan.vocabulary.template)
     if held.get("tokenizer.chat_template") != template:
         report.problems.append(

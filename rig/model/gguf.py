@@ -2,15 +2,18 @@
 
 Listing twenty models must take milliseconds and a damaged download must not reach native code: the `gguf`
 package builds every array of a 128k vocabulary in Python (seconds), llama.cpp maps the file to find out.
+Whatever a file claims, reading it ends: nothing is believed that the file is too short for, and counts and
+texts beyond any real model's are refused. Every failure is a sentence with the file's name.
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,8 @@ SCALARS = {
 STRING, ARRAY = 8, 9
 KEPT = 4096
 """Arrays up to this length are kept; longer ones (vocabularies, merges) only as their length."""
+MOST_KEYS, MOST_TENSORS, MOST_ITEMS, MOST_TEXT, MOST_PARTS = 2**16, 2**20, 2**24, 2**26, 99_999
+"""Far above any real model: what a damaged or malicious file may not claim."""
 
 BLOCKS = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
@@ -62,8 +67,12 @@ class TensorInfo:
 
     name: str
     shape: tuple[int, ...]
+    """Rows first, as in torch: (rows, columns) of a matrix."""
     type: str
+    """In ggml's words, such as Q4_K; `type 99` for one newer than this table."""
     bytes: int
+    offset: int
+    """First byte, counted from the beginning of the file."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,17 @@ class GGUFHeader:
     """All files of a split model, this one first; just this one otherwise."""
 
     def arch_value(self, key: str, default: Any = None) -> Any:
-        """A key of this architecture: `get("block_count")` reads `llama.block_count`."""
+        """A key of this architecture: `arch_value("block_count")` reads `llama.block_count`."""
         return self.metadata.get(f"{self.arch}.{key}", default)
+
+    def arch_number(self, key: str, default: int = 0) -> int:
+        """A size of this architecture; a file with anything else in that place is refused."""
+        found = self.arch_value(key, default)
+        if type(found) is not int or not 0 <= found < 2**31:
+            raise RigError(
+                f"{self.path} is a damaged GGUF ({self.arch}.{key} is no size): copy or pull it again."
+            )
+        return found
 
     @property
     def arch(self) -> str:
@@ -100,13 +118,13 @@ class GGUFHeader:
     @property
     def context_length(self) -> int:
         """Tokens the model was trained to look back on; 0 when it does not say."""
-        return int(self.arch_value("context_length", 0))
+        return self.arch_number("context_length")
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens."""
-        tokens = self.metadata.get("tokenizer.ggml.tokens", 0)
-        return len(tokens) if isinstance(tokens, list) else int(tokens)
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        return len(tokens) if isinstance(tokens, list) else tokens if type(tokens) is int else 0
 
     @property
     def reply_format(self) -> ReplyFormat:
@@ -114,8 +132,17 @@ class GGUFHeader:
         return ReplyFormat.from_metadata(self.metadata)
 
 
-def read_header(path: Path) -> GGUFHeader:
-    """Read the header of `path`; a file that is none, or not all there, is refused with a sentence."""
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def read_header(path: Path, *, lists: bool = False) -> GGUFHeader:
+    """Read the header of `path`; a file that is none, or not all there, is refused with a sentence.
+
+    `lists` keeps arrays of any length, such as all tokens.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -124,24 +151,32 @@ def read_header(path: Path) -> GGUFHeader:
                     f"{path} is not a GGUF file: give one, such as `rig export` writes or `rig pull` brings."
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                metadata, tensors, end = _Reader(data).read_header()
+                metadata, tensors, end = _Reader(data, lists).read_header()
+        parts = _parts(path, metadata)
     except FileNotFoundError:
         raise RigError(f"There is no file {path}.") from None
     except IsADirectoryError:
         raise RigError(f"{path} is a folder, not a GGUF file.") from None
-    except (struct.error, UnicodeDecodeError, IndexError, KeyError, MemoryError) as error:
-        raise RigError(f"{path} is a damaged GGUF: copy or pull it again.") from error
+    except OSError as error:
+        raise RigError(f"{path} can't be read: {error.strerror or error}.") from error
+    except (
+        struct.error,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
+        raise RigError(f"{path} is a damaged GGUF ({error}): copy or pull it again.") from error
     if size < end:
         raise RigError(
             f"{path} is not all there ({size:,} of {end:,} bytes): copy or pull it again."
         )
-    if (
-        not tensors and int(metadata.get("split.count", 0)) < 2
-    ):  # the first part of a split may have none
+    if not tensors and len(parts) < 2:  # the first part of a split may have none
         raise RigError(
             f"{path} holds no weights: it is damaged, or a vocabulary only; copy or pull it again."
         )
-    return GGUFHeader(path, metadata, tensors, _parts(path, metadata))
+    return GGUFHeader(path, metadata, tensors, parts)
 
 
 def fingerprint_file(path: Path) -> str:
@@ -163,6 +198,8 @@ def _parts(path: Path, metadata: dict[str, Any]) -> tuple[Path, ...]:
     count = int(metadata.get("split.count", 1))
     if count < 2:
         return (path,)
+    if count > MOST_PARTS:
+        raise ValueError(f"{count} parts")
     if int(metadata.get("split.no", 0)) != 0:
         raise RigError(
             f"{path} is a later part of a split model: name the part -00001-of- instead."
@@ -172,21 +209,28 @@ def _parts(path: Path, metadata: dict[str, Any]) -> tuple[Path, ...]:
         path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)
     )
     if missing := [part.name for part in parts if not part.is_file()]:
-        raise RigError(f"{path} needs its other parts beside it; missing: {', '.join(missing)}.")
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise RigError(
+            f"{path} needs its other parts beside it; missing: {', '.join(missing[:3])}{more}."
+        )
     return parts
 
 
 class _Reader:
-    def __init__(self, data: mmap.mmap) -> None:
+    """Walks through a mapped file. Raises the plain errors that `read_header` puts into a sentence."""
+
+    def __init__(self, data: mmap.mmap, lists: bool) -> None:
         self.data = data
+        self.kept = MOST_ITEMS if lists else KEPT
         self.at = 4
 
     def read_header(self) -> tuple[dict[str, Any], tuple[TensorInfo, ...], int]:
         """Keys, tensor table, and the offset at which the last tensor ends."""
         version = self.read_number("I")
         if version not in (2, 3):
-            raise KeyError(f"version {version}")
-        n_tensors, n_keys = self.read_number("Q"), self.read_number("Q")
+            raise ValueError(f"version {version}")
+        n_tensors = self.read_count(MOST_TENSORS, "tensors")
+        n_keys = self.read_count(MOST_KEYS, "keys")
         metadata = {}
         for _ in range(n_keys):
             key = self.read_string()
@@ -196,27 +240,30 @@ class _Reader:
             name = self.read_string()
             sides = self.read_number("I")
             if sides > 8:
-                raise KeyError(f"a tensor of {sides} dimensions")
-            shape = tuple(self.read_number("Q") for _ in range(sides))
+                raise ValueError(f"a tensor of {sides} dimensions")
+            shape = tuple(self.read_number("Q") for _ in range(sides))[::-1]
             kind, offset = self.read_number("I"), self.read_number("Q")
             # a type newer than this table is no error here: llama.cpp decides what it can load
             named, block, size = BLOCKS.get(kind, (f"type {kind}", 1, 0))
-            count = 1
-            for side in shape:
-                count *= side
-            rows.append((TensorInfo(name, shape, named, count // block * size), offset))
+            rows.append(TensorInfo(name, shape, named, math.prod(shape) // block * size, offset))
         align = int(metadata.get("general.alignment", 32))
         start = -(-self.at // align) * align
-        end = max((start + offset + t.bytes for t, offset in rows), default=self.at)
-        return metadata, tuple(t for t, _ in rows), end
+        tensors = tuple(replace(row, offset=start + row.offset) for row in rows)
+        return metadata, tensors, max((t.offset + t.bytes for t in tensors), default=self.at)
 
     def read_number(self, code: str) -> Any:
         (found,) = struct.unpack_from("<" + code, self.data, self.at)
         self.at += struct.calcsize("<" + code)
         return found
 
+    def read_count(self, most: int, noun: str) -> int:
+        count = int(self.read_number("Q"))
+        if count > most:
+            raise ValueError(f"{count:,} {noun}")
+        return count
+
     def read_string(self) -> str:
-        size = self.read_number("Q")
+        size = self.read_count(MOST_TEXT, "bytes of text")
         self.skip_bytes(size)
         return bytes(self.data[self.at - size : self.at]).decode("utf-8", "surrogateescape")
 
@@ -225,23 +272,21 @@ class _Reader:
             return self.read_string()
         if kind != ARRAY:
             return self.read_number(SCALARS[kind])
-        inner, count = self.read_number("I"), self.read_number("Q")
-        if inner == ARRAY:
-            raise KeyError("an array of arrays")
-        if count <= KEPT:
+        inner, count = self.read_number("I"), self.read_count(MOST_ITEMS, "items")
+        if inner != STRING and inner not in SCALARS:
+            raise ValueError(f"an array of type {inner}")
+        if count <= self.kept:
             return [self.read_value(inner) for _ in range(count)]
-        if inner in SCALARS:
-            self.skip_bytes(count * struct.calcsize("<" + SCALARS[inner]))
-        elif inner == STRING:
+        if inner == STRING:
             at, size_at = self.at, struct.Struct("<Q").unpack_from
             for _ in range(count):  # 400,000 of them in a large vocabulary: no calls in here
                 at += 8 + size_at(self.data, at)[0]
             self.skip_bytes(at - self.at)
         else:
-            raise KeyError(f"an array of type {inner}")
-        return int(count)
+            self.skip_bytes(count * struct.calcsize("<" + SCALARS[inner]))
+        return count
 
     def skip_bytes(self, size: int) -> None:
         if self.at + size > len(self.data):
-            raise IndexError("the file ends here")
+            raise ValueError("it ends too early")
         self.at += size

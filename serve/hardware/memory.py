@@ -73,12 +73,12 @@ def kv_cache_bytes(header: GGUFHeader, tokens: int, kind: str = "f16") -> int:
     windows are not subtracted: rig keeps the whole cache so that prefixes can be shared.
     """
     heads = int(header.arch_value("attention.head_count", 1) or 1)
-    layers = int(header.arch_value("block_count", 0))
+    layers = header.arch_number("block_count")
     of = header.arch_value("attention.head_count_kv", heads)
     per_layer = of if isinstance(of, list) else [int(of)] * layers  # 0 in layers without attention
-    width = int(header.arch_value("embedding_length", 0)) // max(1, heads)
-    key = int(header.arch_value("attention.key_length", width))
-    value = int(header.arch_value("attention.value_length", width))
+    width = header.arch_number("embedding_length") // max(1, heads)
+    key = header.arch_number("attention.key_length", width)
+    value = header.arch_number("attention.value_length", width)
     padded = -(-tokens // STEP) * STEP
     return int(padded * sum(per_layer) * (key + value) * CACHE_TYPES[kind])
 
@@ -90,7 +90,7 @@ def work_bytes(header: GGUFHeader, micro_batch: int, scored: int = 0) -> int:
     before the logits come. Measured: 4.1 to 4.6 bytes a head and cell, and the mask.
     """
     width, widest = (
-        int(header.arch_value("embedding_length", 0)),
+        header.arch_number("embedding_length"),
         header.arch_value("feed_forward_length", 0),
     )
     widest = max(widest) if isinstance(widest, list) else int(widest)
