@@ -22,7 +22,7 @@ from serve.engine.llama import LlamaContext, model_params
 from serve.engine.sampling import Sampler, SamplerParams, _chain
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Output, Request
-from serve.engine.threads import ThreadTuner
+from serve.hardware.threads import ThreadTuner
 from support import serve_gguf
 
 GREEDY = SamplerParams(temperature=0)

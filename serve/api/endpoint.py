@@ -49,16 +49,16 @@ class CompletionEndpoint:
     """The two completion endpoints as a bare ASGI application: it must notice who goes away."""
 
     def __init__(
-        self, desk: ServerContext, plan: Callable[[Request], Awaitable[CompletionPlan]]
+        self, server: ServerContext, plan: Callable[[Request], Awaitable[CompletionPlan]]
     ) -> None:
-        self._desk = desk
+        self._server = server
         self._plan = plan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
         plan = await self._plan(request)
-        with self._desk.idle.track_request():
+        with self._server.idle.track_request():
             work = asyncio.create_task(self._answer(plan, send))
             watch = asyncio.create_task(_gone(receive))
             try:
@@ -74,9 +74,9 @@ class CompletionEndpoint:
         began = time.monotonic()
         choices: dict[int, Choice] = {}
         line = ResponseSender(send)
-        replies = self._desk.runner.stream_deltas(plan)
+        replies = self._server.runner.stream_deltas(plan)
         try:
-            async with asyncio.timeout(self._desk.time_limit):
+            async with asyncio.timeout(self._server.time_limit):
                 if plan.stream:
                     await self._stream(plan, _noting(replies, choices), line)
                 else:
@@ -87,7 +87,7 @@ class CompletionEndpoint:
         except (RigError, TimeoutError) as error:
             if not line.started:
                 raise
-            status, message, _ = self._desk.describe_error(error)
+            status, message, _ = self._server.describe_error(error)
             await line.send_chunk(sse_event(error_body(status, message)))
             await line.send_end()
         finally:
@@ -106,7 +106,7 @@ class CompletionEndpoint:
         await line.send_end()
 
     def _count(self, plan: CompletionPlan, choices: dict[int, Choice], began: float) -> None:
-        metrics = self._desk.metrics
+        metrics = self._server.metrics
         priority = "person" if plan.urgent else "bot"
         for index in range(len(plan.asked)):
             choice = choices.get(index)

@@ -31,21 +31,21 @@ class CostModel:
         self._write: dict[int, float] = {}
         """Seconds of a step that only writes, by its number of rows."""
 
-    def record_step(self, seconds: float, writing: int, reading: int) -> None:
+    def record_step(self, seconds: float, decode_rows: int, prefill_rows: int) -> None:
         """Take in one step: its rows of replies and its rows of prompts."""
-        if reading == 0:
-            self._write[writing] = _mean(self._write.get(writing), seconds)
-        elif reading >= SMALLEST:
-            alone = self.step_seconds(writing) if writing else 0.0
+        if prefill_rows == 0:
+            self._write[decode_rows] = _mean(self._write.get(decode_rows), seconds)
+        elif prefill_rows >= SMALLEST:
+            alone = self.step_seconds(decode_rows) if decode_rows else 0.0
             if alone is not None:
-                self._read_row = _mean(self._read_row, max(seconds - alone, 1e-7) / reading)
+                self._read_row = _mean(self._read_row, max(seconds - alone, 1e-7) / prefill_rows)
 
-    def expected_seconds(self, writing: int, reading: int) -> float | None:
+    def expected_seconds(self, decode_rows: int, prefill_rows: int) -> float | None:
         """Seconds that such a step has taken lately; None when nothing like it was seen."""
-        alone = self.step_seconds(writing) if writing else 0.0
-        if alone is None or (reading and self._read_row is None):
+        alone = self.step_seconds(decode_rows) if decode_rows else 0.0
+        if alone is None or (prefill_rows and self._read_row is None):
             return None
-        return alone + reading * (self._read_row or 0.0)
+        return alone + prefill_rows * (self._read_row or 0.0)
 
     def reset_averages(self) -> None:
         """Start again: steps take another time now."""

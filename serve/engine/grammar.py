@@ -23,8 +23,8 @@ NESTING = 64
 class GrammarCompiler:
     """Makes matchers for one vocabulary, which is read when the first is asked for."""
 
-    def __init__(self, native: LlamaContext) -> None:
-        self._native = native
+    def __init__(self, llama: LlamaContext) -> None:
+        self._llama = llama
         self._tokenizer: Any = None
 
     def make_matcher(self, asked: dict[str, Any] | None) -> Any:
@@ -57,7 +57,7 @@ class GrammarCompiler:
         """
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        words = _Words(self._native)
+        words = _Words(self._llama)
         return LLTokenizer(TokenizerWrapper(words), eos_token=words.ends)
 
     def _grammar(self, asked: dict[str, Any]) -> str:
@@ -103,8 +103,8 @@ class GrammarCompiler:
 
     def _tag(self, text: str) -> str | None:
         """Lark's name for a tag that is one token of its own; None for one that is spelt out."""
-        tokens = self._native.tokenize(text, special=True, add_special=False)
-        if len(tokens) == 1 and self._native.is_control(tokens[0]):
+        tokens = self._llama.tokenize(text, special=True, add_special=False)
+        if len(tokens) == 1 and self._llama.is_control(tokens[0]):
             return f"<[{tokens[0]}]>"
         return None
 
@@ -112,20 +112,20 @@ class GrammarCompiler:
 class _Words:
     """A vocabulary in the form of llguidance's TokenizerWrapper."""
 
-    def __init__(self, native: LlamaContext) -> None:
-        self._native = native
-        numbers = range(native.n_vocab)
-        self.special_token_ids = [t for t in numbers if native.is_control(t) or native.is_end(t)]
-        self.ends = native.end_tokens
+    def __init__(self, llama: LlamaContext) -> None:
+        self._llama = llama
+        numbers = range(llama.n_vocab)
+        self.special_token_ids = [t for t in numbers if llama.is_control(t) or llama.is_end(t)]
+        self.ends = llama.end_tokens
         self.eos_token_id = self.ends[0]
-        self.bos_token_id = native.bos if native.bos >= 0 else None
-        self.tokens = [native.token_to_piece(t, special=True) for t in numbers]
+        self.bos_token_id = llama.bos if llama.bos >= 0 else None
+        self.tokens = [llama.token_to_piece(t, special=True) for t in numbers]
 
     def __call__(self, text: bytes | str) -> list[int]:
         """Tokens of plain text."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._native.tokenize(text, special=False, add_special=False)
+        return self._llama.tokenize(text, special=False, add_special=False)
 
 
 def _slashed(text: str) -> str:

@@ -19,68 +19,68 @@ from serve.engine.llama import LlamaContext
 class KVCache:
     """The cells of one context, and what was in them; all methods belong to the thread that decodes."""
 
-    def __init__(self, native: LlamaContext, parked_bytes: int, disk: DiskKVCache | None) -> None:
-        self._native = native
-        self._parked = HostKVCache(parked_bytes)
+    def __init__(self, llama: LlamaContext, parked_bytes: int, disk: DiskKVCache | None) -> None:
+        self._llama = llama
+        self._host_cache = HostKVCache(parked_bytes)
         self._disk = disk
-        self._residents = SlotPool(native.n_seq)
+        self._slots = SlotPool(llama.n_seq)
 
     @property
     def cell_counts(self) -> dict[str, int]:
         """What is in use, for the metrics."""
         return {
-            "cells_used": self._residents.used_cells,
-            "cells": self._native.n_ctx,
-            "sequences": sum(1 for _ in self._residents),
-            "parked_bytes": self._parked.used_bytes,
+            "cells_used": self._slots.used_cells,
+            "cells": self._llama.n_ctx,
+            "sequences": sum(1 for _ in self._slots),
+            "parked_bytes": self._host_cache.used_bytes,
         }
 
     def has_room_for(self, tokens: list[int], adapters: Adapters, reserve: int) -> bool:
         """Whether `tokens` and `reserve` more fit beside the replies in progress."""
-        room = self._native.n_ctx - self._residents.pinned_cells
-        found, common = self._residents.longest_prefix(tokens, adapters)
+        room = self._llama.n_ctx - self._slots.pinned_cells
+        found, common = self._slots.longest_prefix(tokens, adapters)
         mine = common if found is not None and found.busy else 0
-        some_idle = self._residents.oldest_idle_slot() is not None
-        free_sequence = not self._residents.is_full or some_idle
+        some_idle = self._slots.oldest_idle_slot() is not None
+        free_sequence = not self._slots.is_full or some_idle
         return free_sequence and len(tokens) - mine + reserve <= room
 
     def cached_length(self, tokens: list[int], adapters: Adapters) -> int:
         """How many first tokens need not be computed, those on disk left aside."""
-        _, common = self._residents.longest_prefix(tokens, adapters)
-        return max(common, self._parked.longest_prefix(tokens, adapters)[1])
+        _, common = self._slots.longest_prefix(tokens, adapters)
+        return max(common, self._host_cache.longest_prefix(tokens, adapters)[1])
 
     def claim_slot(self, tokens: list[int], adapters: Adapters) -> Slot:
         """A sequence for a reply, with the longest known beginning of `tokens` in it (`num_cells`).
 
         At least one token is always left to compute: its scores choose the next one.
         """
-        native = self._native
-        source, common = self._begin_of(tokens, adapters) if native.can_rewind else (None, 0)
-        while self._residents.is_full and self.evict_oldest_slot(keep=source):
+        llama = self._llama
+        source, common = self._begin_of(tokens, adapters) if llama.can_rewind else (None, 0)
+        while self._slots.is_full and self.evict_oldest_slot(keep=source):
             pass
-        resident = self._residents.take_slot(tokens, adapters)
-        native.truncate_cells(resident.seq)
+        slot = self._slots.take_slot(tokens, adapters)
+        llama.truncate_cells(slot.seq)
         if source is not None and common:
-            native.share_cells(source.seq, resident.seq, common)
-            resident.source, resident.num_shared_cells, resident.num_cells = source, common, common
-            self._residents.mark_used(source)
-        coming = len(tokens) - resident.num_cells
-        for idle in self._residents.idle_slots():
-            if self._copied(idle) or self._residents.used_cells + coming > native.n_ctx:
+            llama.share_cells(source.seq, slot.seq, common)
+            slot.source, slot.num_shared_cells, slot.num_cells = source, common, common
+            self._slots.mark_used(source)
+        coming = len(tokens) - slot.num_cells
+        for idle in self._slots.idle_slots():
+            if self._copied(idle) or self._slots.used_cells + coming > llama.n_ctx:
                 self._forget(idle)
-        return resident
+        return slot
 
-    def release_slot(self, resident: Slot, tokens: list[int]) -> None:
+    def release_slot(self, slot: Slot, tokens: list[int]) -> None:
         """A reply is done: its cells stay for whoever begins the same."""
-        resident.busy = False
-        resident.tokens = tokens[: resident.num_cells]
-        self._native.truncate_cells(resident.seq, resident.num_cells)
-        if not self._native.can_rewind or resident.num_cells == 0:
-            self._forget(resident)
+        slot.busy = False
+        slot.tokens = tokens[: slot.num_cells]
+        self._llama.truncate_cells(slot.seq, slot.num_cells)
+        if not self._llama.can_rewind or slot.num_cells == 0:
+            self._forget(slot)
 
     def evict_oldest_slot(self, keep: Slot | None = None) -> bool:
         """Clear away the resting sequence that was used longest ago; False when there is none."""
-        oldest = self._residents.oldest_idle_slot(keep)
+        oldest = self._slots.oldest_idle_slot(keep)
         if oldest is None:
             return False
         self._copied(oldest)
@@ -89,7 +89,7 @@ class KVCache:
 
     def note_prompt(self, prompt: list[int], adapters: Adapters) -> None:
         """A prompt was read: its beginning may be worth a file."""
-        if self._disk is not None and self._native.can_rewind:
+        if self._disk is not None and self._llama.can_rewind:
             self._disk.note_prompt(prompt, adapters)
 
     def save_one_prefix(self, *, older_than: float) -> bool:
@@ -98,9 +98,9 @@ class KVCache:
         if wanted is None:
             return False
         tokens, adapters = wanted
-        resident, common = self._residents.longest_prefix(tokens, adapters)
-        if resident is not None and common == len(tokens):
-            self._save(resident, tokens, adapters)
+        slot, common = self._slots.longest_prefix(tokens, adapters)
+        if slot is not None and common == len(tokens):
+            self._save(slot, tokens, adapters)
         return True
 
     def flush_to_disk(self) -> None:
@@ -113,8 +113,8 @@ class KVCache:
     def _begin_of(self, tokens: list[int], adapters: Adapters) -> tuple[Slot | None, int]:
         """The sequence with the longest beginning, brought from a copy or from disk if need be."""
         most = len(tokens) - 1
-        resident, common = self._residents.longest_prefix(tokens, adapters)
-        copy, parked = self._parked.longest_prefix(tokens, adapters, more_than=common)
+        slot, common = self._slots.longest_prefix(tokens, adapters)
+        copy, parked = self._host_cache.longest_prefix(tokens, adapters, more_than=common)
         kept = None
         if self._disk is not None:
             kept = self._disk.longest_prefix(tokens, adapters, more_than=max(common, parked))
@@ -125,56 +125,54 @@ class KVCache:
             if cells is not None:
                 self._disk.delete_file(kept)
         if copy is not None:
-            self._parked.mark_used(copy)
+            self._host_cache.mark_used(copy)
             if found := self._bring(copy.tokens, adapters, copy.cells):
                 return found, min(parked, most)
-        return resident, min(common, most)
+        return slot, min(common, most)
 
     def _bring(self, tokens: list[int], adapters: Adapters, cells: Any) -> Slot | None:
         """Put copied cells into a sequence of their own; None when there is no room for them."""
-        while (
-            self._residents.is_full or self._residents.used_cells + len(tokens) > self._native.n_ctx
-        ):
+        while self._slots.is_full or self._slots.used_cells + len(tokens) > self._llama.n_ctx:
             if not self.evict_oldest_slot():
                 return None
-        resident = self._residents.take_slot(list(tokens), adapters)
-        self._native.truncate_cells(resident.seq)
-        resident.busy = False
-        if not self._native.restore_state(resident.seq, cells):
-            self._forget(resident)
+        slot = self._slots.take_slot(list(tokens), adapters)
+        self._llama.truncate_cells(slot.seq)
+        slot.busy = False
+        if not self._llama.restore_state(slot.seq, cells):
+            self._forget(slot)
             return None
-        resident.num_cells = len(tokens)
-        return resident
+        slot.num_cells = len(tokens)
+        return slot
 
-    def _copied(self, resident: Slot) -> bool:
+    def _copied(self, slot: Slot) -> bool:
         """Whether nothing is lost without this sequence: copies what it holds that no other holds.
 
         False where that is much and a copy has no room.
         """
-        tokens, adapters = resident.tokens[: resident.num_cells], resident.adapters
-        others = (r for r in self._residents if r is not resident and r.adapters == adapters)
+        tokens, adapters = slot.tokens[: slot.num_cells], slot.adapters
+        others = (s for s in self._slots if s is not slot and s.adapters == adapters)
         known = max(
-            (common_prefix_length(r.tokens, tokens, r.num_cells) for r in others), default=0
+            (common_prefix_length(s.tokens, tokens, s.num_cells) for s in others), default=0
         )
-        known = max(known, self._parked.longest_prefix(tokens, adapters)[1])
+        known = max(known, self._host_cache.longest_prefix(tokens, adapters)[1])
         if len(tokens) - known < WORTH_KEEPING:
             return True
-        if not self._parked.can_hold(self._native.state_size(resident.seq)):
+        if not self._host_cache.can_hold(self._llama.state_size(slot.seq)):
             return False
-        self._parked.add_copy(HostCopy(tokens, adapters, self._native.get_state(resident.seq)))
+        self._host_cache.add_copy(HostCopy(tokens, adapters, self._llama.get_state(slot.seq)))
         return True
 
-    def _forget(self, resident: Slot) -> None:
-        self._native.truncate_cells(resident.seq)
-        self._residents.free_slot(resident)
+    def _forget(self, slot: Slot) -> None:
+        self._llama.truncate_cells(slot.seq)
+        self._slots.free_slot(slot)
 
-    def _save(self, resident: Slot, tokens: list[int], adapters: Adapters) -> None:
+    def _save(self, slot: Slot, tokens: list[int], adapters: Adapters) -> None:
         assert self._disk is not None
-        while self._residents.is_full:
-            if not self.evict_oldest_slot(keep=resident):
+        while self._slots.is_full:
+            if not self.evict_oldest_slot(keep=slot):
                 return
-        copy = self._residents.take_slot(tokens, adapters)
-        self._native.share_cells(resident.seq, copy.seq, len(tokens))
-        self._disk.write_file(tokens, adapters, self._native.get_state(copy.seq))
-        self._native.truncate_cells(copy.seq)
-        self._residents.free_slot(copy)
+        copy = self._slots.take_slot(tokens, adapters)
+        self._llama.share_cells(slot.seq, copy.seq, len(tokens))
+        self._disk.write_file(tokens, adapters, self._llama.get_state(copy.seq))
+        self._llama.truncate_cells(copy.seq)
+        self._slots.free_slot(copy)

@@ -43,19 +43,19 @@ class SlotPool:
     @property
     def used_cells(self) -> int:
         """Cells in use, a shared one counted once."""
-        return sum(r.num_cells - r.num_shared_cells for r in self._all)
+        return sum(s.num_cells - s.num_shared_cells for s in self._all)
 
     @property
     def pinned_cells(self) -> int:
         """Cells that replies in progress need, a shared one counted once."""
         needed: dict[Slot, int] = {}
-        for busy in (r for r in self._all if r.busy):
-            resident: Slot | None = busy
+        for busy in (s for s in self._all if s.busy):
+            slot: Slot | None = busy
             length = busy.num_cells
-            while resident is not None:
-                needed[resident] = max(needed.get(resident, 0), length)
-                length, resident = min(length, resident.num_shared_cells), resident.source
-        return sum(max(0, length - r.num_shared_cells) for r, length in needed.items())
+            while slot is not None:
+                needed[slot] = max(needed.get(slot, 0), length)
+                length, slot = min(length, slot.num_shared_cells), slot.source
+        return sum(max(0, length - s.num_shared_cells) for s, length in needed.items())
 
     @property
     def is_full(self) -> bool:
@@ -64,26 +64,26 @@ class SlotPool:
 
     def take_slot(self, tokens: list[int], adapters: Adapters = ()) -> Slot:
         """Take a free sequence for `tokens`; there must be one (see `is_full`)."""
-        resident = Slot(self._free.pop(), tokens, adapters)
-        resident.used_at = next(self._clock)
-        self._all.append(resident)
-        return resident
+        slot = Slot(self._free.pop(), tokens, adapters)
+        slot.used_at = next(self._clock)
+        self._all.append(slot)
+        return slot
 
-    def mark_used(self, resident: Slot) -> None:
+    def mark_used(self, slot: Slot) -> None:
         """Note that the sequence was of use."""
-        resident.used_at = next(self._clock)
+        slot.used_at = next(self._clock)
 
-    def free_slot(self, resident: Slot) -> None:
+    def free_slot(self, slot: Slot) -> None:
         """Forget a sequence; who shared its cells now shares them with each other."""
-        self._all.remove(resident)
-        self._free.append(resident.seq)
-        heirs = [r for r in self._all if r.source is resident]
+        self._all.remove(slot)
+        self._free.append(slot.seq)
+        heirs = [s for s in self._all if s.source is slot]
         if heirs:
-            heir = max(heirs, key=lambda r: r.num_shared_cells)
+            heir = max(heirs, key=lambda s: s.num_shared_cells)
             reach = heir.num_shared_cells
             heir.source, heir.num_shared_cells = (
-                resident.source,
-                min(resident.num_shared_cells, heir.num_shared_cells),
+                slot.source,
+                min(slot.num_shared_cells, heir.num_shared_cells),
             )
             for other in heirs:
                 if other is not heir:
@@ -92,21 +92,21 @@ class SlotPool:
     def longest_prefix(self, tokens: list[int], adapters: Adapters) -> tuple[Slot | None, int]:
         """The sequence whose cells have the longest beginning in common with `tokens`, and its length."""
         found, length = None, 0
-        for resident in self._all:
-            if resident.adapters != adapters or resident.num_cells <= length:
+        for slot in self._all:
+            if slot.adapters != adapters or slot.num_cells <= length:
                 continue
-            common = common_prefix_length(resident.tokens, tokens, resident.num_cells)
+            common = common_prefix_length(slot.tokens, tokens, slot.num_cells)
             if common > length:
-                found, length = resident, common
+                found, length = slot, common
         return found, length
 
     def oldest_idle_slot(self, keep: Slot | None = None) -> Slot | None:
         """The sequence without a reply in progress that was used longest ago; never `keep`."""
-        return next((r for r in self.idle_slots() if r is not keep), None)
+        return next((s for s in self.idle_slots() if s is not keep), None)
 
     def idle_slots(self) -> list[Slot]:
         """The sequences without a reply in progress, the one that was used longest ago first."""
-        return sorted((r for r in self._all if not r.busy), key=lambda r: r.used_at)
+        return sorted((s for s in self._all if not s.busy), key=lambda s: s.used_at)
 
 
 def common_prefix_length(a: list[int], b: list[int], limit: int) -> int:

@@ -70,10 +70,10 @@ class SamplerParams:
 class Sampler:
     """The state of one sequence: the chain with its random numbers, and the grammar's position."""
 
-    def __init__(self, native: LlamaContext, asked: SamplerParams, matcher: Any = None) -> None:
-        self._native = native
+    def __init__(self, llama: LlamaContext, asked: SamplerParams, matcher: Any = None) -> None:
+        self._llama = llama
         self._matcher = matcher
-        self._chain = None if asked.is_greedy else _chain(native, asked)
+        self._chain = None if asked.is_greedy else _chain(llama, asked)
         self._cut = asked.num_candidates
         self._gap = 4.0
         """How far below the best score the last candidate was looked for."""
@@ -85,7 +85,7 @@ class Sampler:
 
     def sample_token(self, row: int) -> int:
         """Choose and accept the next token by the scores at batch row `row`."""
-        logits = self._native.row_logits(row)
+        logits = self._llama.row_logits(row)
         own = logits[self._biased]
         logits[self._biased] = own + self._bias
         token = self._choose(logits) if self._matcher is None else self._choose_by_grammar(logits)
@@ -176,11 +176,11 @@ def top_logprobs(logits: NDArray[np.float32], token: int, n: int) -> list[tuple[
     return [(int(t), float(scores[t]) - total) for t in (token, *best)]
 
 
-def _chain(native: LlamaContext, asked: SamplerParams) -> Any:
+def _chain(llama: LlamaContext, asked: SamplerParams) -> Any:
     params = lib.llama_sampler_chain_default_params()
     params.no_perf = True
     chain = lib.llama_sampler_chain_init(params)
-    n_vocab = native.n_vocab
+    n_vocab = llama.n_vocab
     parts = []
     if asked.has_penalties:
         parts.append(

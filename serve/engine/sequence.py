@@ -40,7 +40,7 @@ class Request:
 
 @dataclass
 class Output:
-    """What became of a job in one step."""
+    """What became of a request in one step."""
 
     id: int
     tokens: list[int] = field(default_factory=list)
@@ -53,19 +53,19 @@ class Output:
 
 
 class Sequence:
-    """A job on its way: its sequence, its sampler, its text, its times."""
+    """A request on its way: its slot, its sampler, its text, its times."""
 
-    def __init__(self, job: Request, native: LlamaContext) -> None:
-        self.request = job
-        self._native = native
-        self.tokens = [*job.prompt, *job.already]
+    def __init__(self, request: Request, llama: LlamaContext) -> None:
+        self.request = request
+        self._llama = llama
+        self.tokens = [*request.prompt, *request.already]
         self.slot: Slot | None = None
-        self.sampler = Sampler(native, job.sampling, job.matcher)
-        self.detokenizer = Detokenizer(job.stops)
+        self.sampler = Sampler(llama, request.sampling, request.matcher)
+        self.detokenizer = Detokenizer(request.stops)
         self.prompt_lookup = PromptLookup(self.tokens)
         self.draft_tokens: list[int] = []
         self.paused = False
-        self.output = Output(job.id)
+        self.output = Output(request.id)
         self.emitted_at = 0.0
         self.started = 0.0
         self.prompt_done = 0.0
@@ -75,13 +75,12 @@ class Sequence:
         self.by_grammar = False
         """Whether the guesses of this step come from the grammar."""
         self.forced_trust = 0.9
-        for token in (
-            job.prompt[-job.sampling.repeat_last_n :] if job.sampling.has_penalties else ()
-        ):
+        seen = request.prompt[-request.sampling.repeat_last_n :]
+        for token in seen if request.sampling.has_penalties else ():
             self.sampler.accept_token(token, generated=False)
-        for token in job.already:
+        for token in request.already:
             self.sampler.accept_token(token)
-            self.detokenizer.feed_bytes(native.token_to_piece(token))
+            self.detokenizer.feed_bytes(llama.token_to_piece(token))
 
     @property
     def num_output_tokens(self) -> int:
@@ -94,9 +93,14 @@ class Sequence:
         return len(self.tokens) - (self.slot.num_cells if self.slot else 0)
 
     @property
+    def is_prefilling(self) -> bool:
+        """Whether the prompt is being read: the first time, or again after the reply stepped back."""
+        return self.num_uncomputed_tokens > 1 or not self.prompt_done
+
+    @property
     def num_tokens_left(self) -> int:
         """Tokens that the reply may still have."""
-        left = self._native.n_ctx - len(self.tokens)
+        left = self._llama.n_ctx - len(self.tokens)
         return (
             left
             if self.request.max_tokens is None
@@ -105,26 +109,26 @@ class Sequence:
 
     def sample_next_token(self, row: int) -> bool:
         """Choose the next token by the scores at batch row `row`; False when the reply is done."""
-        native, event = self._native, self.output
+        llama, output = self._llama, self.output
         token = self.sampler.sample_token(row)
         if self.request.logprobs is not None:
-            event.logprobs.append(
-                top_logprobs(native.row_logits(row), token, self.request.logprobs)
+            output.logprobs.append(
+                top_logprobs(llama.row_logits(row), token, self.request.logprobs)
             )
         self.tokens.append(token)
-        event.tokens.append(token)
+        output.tokens.append(token)
         self.prompt_lookup.index_last_token()
-        if native.is_end(token):
-            event.finish = "stop"
+        if llama.is_end(token):
+            output.finish = "stop"
         else:
-            event.text += self.detokenizer.feed_bytes(native.token_to_piece(token))
+            output.text += self.detokenizer.feed_bytes(llama.token_to_piece(token))
             if self.detokenizer.stopped or self.sampler.grammar_done:
-                event.finish = "stop"
+                output.finish = "stop"
             elif self.num_tokens_left <= 0:
-                event.finish = "length"
-        if event.finish and (complaint := self.sampler.grammar_error):
-            event.finish, event.error = "refused", f"The grammar can't be kept to: {complaint}"
-        return event.finish is None
+                output.finish = "length"
+        if output.finish and (complaint := self.sampler.grammar_error):
+            output.finish, output.error = "refused", f"The grammar can't be kept to: {complaint}"
+        return output.finish is None
 
     def propose_draft(self, limit: int) -> list[int]:
         """How the reply may go on: by its grammar where that leaves no choice, else by its prompt."""
@@ -139,11 +143,13 @@ class Sequence:
         trust = self.forced_trust if self.by_grammar else self.prompt_lookup.trust
         return [trust ** (n + 1) for n in range(len(guesses))]
 
-    def learn_forced(self, taken: int) -> None:
-        """Note how far guesses by the grammar were right: the model may cut its words otherwise."""
-        if self.by_grammar:
-            for n in range(min(taken + 1, len(self.draft_tokens))):
-                self.forced_trust += 0.1 * ((n < taken) - self.forced_trust)
+    def record_draft(self, accepted: int) -> None:
+        """Note how many of the guesses of this step were right."""
+        self.num_draft_tokens += len(self.draft_tokens)
+        self.num_accepted_tokens += accepted
+        if self.by_grammar:  # the model may cut its words otherwise
+            for n in range(min(accepted + 1, len(self.draft_tokens))):
+                self.forced_trust += 0.1 * ((n < accepted) - self.forced_trust)
 
     def collect_timings(self) -> dict[str, Any]:
         """Figures in llama-server's form; times in milliseconds."""

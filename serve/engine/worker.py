@@ -2,7 +2,7 @@
 
 It stands apart because llama.cpp ends a failed assertion with abort(): that may end this process, and with
 it one request, but not the service. Its memory is given back by ending it. A word in a shared file says
-which job is being worked on, so that after a crash the guilty one is known.
+which request is being worked on, so that after a crash the guilty one is known.
 
 In:  {"do": "submit", "id": 7, ...} {"do": "cancel", "id": 7} {"do": "pause", "id": 7, "paused": true}
      {"do": "tokenize" | "detokenize", "id": 8, ...} {"do": "counts", "id": 9} {"do": "quit"}
@@ -33,7 +33,7 @@ from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Output, Request
 
 CRUMB = struct.Struct("qq")
-"""Which job the engine (first) and the reader of requests (second) are working on; 0 = none."""
+"""Which request the engine (first) and the reader of requests (second) are working on; 0 = none."""
 
 
 class EngineWorker:
@@ -45,7 +45,7 @@ class EngineWorker:
         self._quit = False
         with crumb.open("r+b") as file:
             self._crumb = mmap.mmap(file.fileno(), CRUMB.size)
-        self._native = LlamaContext(
+        self._llama = LlamaContext(
             Path(config.model),
             ctx=config.ctx,
             batch=config.batch,
@@ -56,19 +56,19 @@ class EngineWorker:
             mlock=config.mlock,
             adapters=[Path(adapter) for adapter in config.adapters],
         )
-        self._grammars = GrammarCompiler(self._native)
+        self._grammars = GrammarCompiler(self._llama)
         disk = None
         if config.disk:
             disk = DiskKVCache(Path(config.disk), config.disk_bytes, cell_family(config))
         self._engine = Scheduler(
-            self._native,
+            self._llama,
             self._emit,
             disk=disk,
             parked_bytes=config.parked_bytes,
             at_work=self._at_work,
             drafting=config.drafting,
         )
-        self.send_message({"ready": self._native.model_info()})
+        self.send_message({"ready": self._llama.model_info()})
 
     def send_message(self, message: dict[str, Any]) -> None:
         """Write one line."""
@@ -103,8 +103,8 @@ class EngineWorker:
         self.send_message({"answer": message.get("id"), "refused": why})
         self.send_message({"events": [{"id": message.get("id"), "finish": "error", "error": why}]})
 
-    def _at_work(self, job: int) -> None:
-        self._crumb[:8] = job.to_bytes(8, "little")
+    def _at_work(self, request_id: int) -> None:
+        self._crumb[:8] = request_id.to_bytes(8, "little")
 
     def _take(self, message: dict[str, Any]) -> None:
         match message["do"]:
@@ -118,7 +118,7 @@ class EngineWorker:
                 tokens = self._tokens(message["parts"], message["add_special"])
                 answer: dict[str, Any] = {"answer": message["id"], "tokens": tokens}
                 if message["pieces"]:
-                    pieces = (self._native.token_to_piece(t, special=True) for t in tokens)
+                    pieces = (self._llama.token_to_piece(t, special=True) for t in tokens)
                     answer["pieces"] = [piece.decode("utf-8", "replace") for piece in pieces]
                 self.send_message(answer)
             case "detokenize":
@@ -140,19 +140,19 @@ class EngineWorker:
                 tokens.append(part)
                 continue
             text, special = part
-            tokens += self._native.tokenize(text, special=special, add_special=add_special)
+            tokens += self._llama.tokenize(text, special=special, add_special=add_special)
             add_special = False
         return tokens
 
     def _detokenize(self, message: dict[str, Any]) -> None:
-        if wrong := [t for t in message["tokens"] if not 0 <= t < self._native.n_vocab]:
+        if wrong := [t for t in message["tokens"] if not 0 <= t < self._llama.n_vocab]:
             self.send_message({"answer": message["id"], "refused": self._no_token(wrong[0])})
             return
-        pieces = b"".join(self._native.token_to_piece(t, special=True) for t in message["tokens"])
+        pieces = b"".join(self._llama.token_to_piece(t, special=True) for t in message["tokens"])
         self.send_message({"answer": message["id"], "content": pieces.decode("utf-8", "replace")})
 
     def _no_token(self, token: int) -> str:
-        return f"There is no token {token}: the vocabulary has {self._native.n_vocab}."
+        return f"There is no token {token}: the vocabulary has {self._llama.n_vocab}."
 
     def _submit(self, message: dict[str, Any]) -> None:
         refused, prompt, matcher = "", [], None
@@ -170,7 +170,7 @@ class EngineWorker:
             return
         sampling = dict(message["sampling"])
         if message["endless"]:
-            never = [(t, -1e9) for t in self._native.end_tokens]
+            never = [(t, -1e9) for t in self._llama.end_tokens]
             sampling["logit_bias"] = [*sampling.get("logit_bias", ()), *never]
         sampling["logit_bias"] = tuple(
             (int(t), float(b)) for t, b in sampling.get("logit_bias", ())
@@ -192,9 +192,9 @@ class EngineWorker:
         )
 
     def _misfit(self, prompt: list[int], message: dict[str, Any]) -> str:
-        n_ctx, n, asked = self._native.n_ctx, len(prompt), message["max_tokens"]
+        n_ctx, n, asked = self._llama.n_ctx, len(prompt), message["max_tokens"]
         tokens = [*prompt, *(t for t, _ in message["sampling"].get("logit_bias", ()))]
-        if wrong := next((t for t in tokens if not 0 <= t < self._native.n_vocab), None):
+        if wrong := next((t for t in tokens if not 0 <= t < self._llama.n_vocab), None):
             return self._no_token(wrong)
         if n == 0:
             return "The prompt is empty: send at least one token."
@@ -210,15 +210,15 @@ class EngineWorker:
             )
         return ""
 
-    def _emit(self, events: list[Output]) -> None:
-        self.send_message({"events": [self._plain(event) for event in events]})
+    def _emit(self, outputs: list[Output]) -> None:
+        self.send_message({"events": [self._plain(output) for output in outputs]})
 
-    def _plain(self, event: Output) -> dict[str, Any]:
-        plain = {key: value for key, value in asdict(event).items() if value}
-        if event.logprobs:
+    def _plain(self, output: Output) -> dict[str, Any]:
+        plain = {key: value for key, value in asdict(output).items() if value}
+        if output.logprobs:
             plain["logprobs"] = [
-                [(self._native.token_to_piece(t, special=True).hex(), p) for t, p in row]
-                for row in event.logprobs
+                [(self._llama.token_to_piece(t, special=True).hex(), p) for t, p in row]
+                for row in output.logprobs
             ]
         return plain
 
