@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+from support import postgres
 
 ROOMS = ("rig", "train", "export", "serve", "bots")
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +26,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Plain names are short and can be taken; say so before anything is imported."""
+    """Plain names are short and can be taken; say so before anything is imported.
+
+    Where SIGINT is ignored (`nohup make test &` in a script), a handler that does nothing takes its place:
+    an ignored signal is inherited by every child, and a handler is not.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
     owners = packages_distributions()
     for room in ROOMS:
         if strangers := set(owners.get(room, [])) - {"rig"}:
@@ -53,6 +63,21 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run in an empty folder, so that no rig.toml and no runs/ of the caller count."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """A PostgreSQL of the tests' own; they skip without one, but not in CI."""
+    if postgres.programs() is None and not os.environ.get("CI"):
+        pytest.skip("needs PostgreSQL (initdb, pg_ctl)")
+    with postgres.cluster() as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql(postgresql_server: str) -> str:
+    """The address of an empty database."""
+    return postgres.new_database(postgresql_server)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,22 +17,13 @@ from bots.ledger import migrations, outbox, slots, switches
 from bots.ledger.deck import LedgerDeck
 from bots.ledger.outbox import DeliveryTarget
 from bots.ledger.store import Ledger
-from bots.ledger.tables import metadata, version
 from bots.ledger.tables import outbox as table
+from bots.ledger.tables import version
 from bots.settings import BotSettings
 from rig.errors import RigError, WrongUse
-from support import postgres
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LEASE = timedelta(minutes=2)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    if postgres.programs() is None and not os.environ.get("CI"):
-        pytest.skip("needs PostgreSQL (initdb, pg_ctl)")
-    with postgres.cluster() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -41,11 +31,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     if request.param == "sqlite":
         opened = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
     else:
-        opened = Ledger.open(request.getfixturevalue("server"))
-        with opened.write_transaction() as connection:
-            for one in reversed(metadata.sorted_tables):
-                if one is not version:
-                    connection.execute(one.delete())
+        opened = Ledger.open(request.getfixturevalue("postgresql"))
     yield opened
     opened.close()
 

@@ -192,7 +192,7 @@ class X(Outlet):
 
 
 def raise_x_error(answer: requests.Response) -> NoReturn:
-    """Say what an error answer of X means; facts/errors of the API in `tests/test_bots_x.py`."""
+    """Say what an error answer of X means; facts/errors of the API in `tests/test_bots_outlets_x.py`."""
     status, detail = answer.status_code, _detail(answer)
     said = f"X: {status} {detail}"
     if status == 429:

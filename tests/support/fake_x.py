@@ -1,7 +1,8 @@
 """X on loopback: real HTTP, OAuth 1.0a signatures checked, its own error bodies, and failures on demand.
 
-Status codes, headers and bodies are those seen in public; `tests/test_bots_x.py` compares them with the
-recorded ones where these are at hand. `will` queues what happens to the next posts, `stored` is what X has.
+Status codes, headers and bodies are those seen in public; `tests/test_bots_outlets_x.py` compares them
+with the recorded ones where these are at hand. `will` queues what happens to the next posts, `stored` is
+what X has.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -66,6 +67,16 @@ def cluster() -> Iterator[str]:
             yield f"postgresql://rig@/postgres?host={folder}"
         finally:
             run(where / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+
+
+def new_database(url: str) -> str:
+    """The address of one more empty database on the server at `url`."""
+    import psycopg
+
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return url.replace("/postgres?", f"/{name}?")
 
 
 def _as_somebody(folder: Path) -> list[str]:

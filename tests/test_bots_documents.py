@@ -1,4 +1,4 @@
-"""Documents of every kind, whole, odd, hostile and damaged: pytest tests/test_articles_documents.py"""
+"""Documents of every kind, whole, odd, hostile and damaged: pytest tests/test_bots_documents.py"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Real cards, the toy model, nothing wrong gets through: `pytest tests/test_bots_real_cards.py`.
+"""Real cards, the toy model, nothing wrong gets through: `pytest tests/test_bots_cards_real.py`.
 
 The model is exported, served over HTTP and asked as the daemon asks it. The slow version takes a thousand
-cards: `pytest -m slow -s tests/test_bots_real_cards.py` prints how many were accepted, retried, skipped.
+cards: `pytest -m slow -s tests/test_bots_cards_real.py` prints how many were accepted, retried, skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The reading list and the digest bot: pytest tests/test_articles_digest.py"""
+"""The reading list and the digest bot: pytest tests/test_bots_articles_digest.py"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fetcher against a hostile network, on loopback: pytest tests/test_articles_fetch.py"""
+"""The fetcher against a hostile network, on loopback: pytest tests/test_bots_web_http.py"""
 
 from __future__ import annotations
 

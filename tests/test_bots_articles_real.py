@@ -1,6 +1,6 @@
 """`rig summarise` with the toy model behind a real `rig serve`, and the server's own counters.
 
-pytest tests/test_articles_real.py
+pytest tests/test_bots_articles_real.py
 """
 
 from __future__ import annotations

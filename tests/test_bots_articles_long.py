@@ -1,6 +1,6 @@
 """Texts longer than the context, and servers that are slow, busy, forgetful or dishonest.
 
-pytest tests/test_articles_long.py
+pytest tests/test_bots_articles_long.py
 """
 
 from __future__ import annotations

@@ -1,17 +1,15 @@
-"""The daemon killed again and again while it posts: `pytest tests/test_bots_kills.py`.
+"""The daemon killed again and again while it posts: `pytest tests/test_bots_daemon_kills.py`.
 
 Processes, signals, network and databases are real. The slow versions kill two hundred times, on SQLite and
-with three daemons on one PostgreSQL: `pytest -m slow tests/test_bots_kills.py`.
+with three daemons on one PostgreSQL: `pytest -m slow tests/test_bots_daemon_kills.py`.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from bots.ledger import switches
 from bots.ledger.store import Ledger
 from bots.ledger.tables import outbox, runs
 from bots.schedule import Schedule
-from support import postgres
 from support.daemons import Process, keep_x_secrets, tick
 from support.fake_x import Event, FakeX
 
@@ -49,14 +46,6 @@ dollars_per_day = 1000000
 dollars_per_month = 1000000
 """
 SCHEDULE = "every 1s"
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    if postgres.programs() is None and not os.environ.get("CI"):
-        pytest.skip("needs PostgreSQL (initdb, pg_ctl)")
-    with postgres.cluster() as url:
-        yield url
 
 
 class Scene:
@@ -177,9 +166,9 @@ def test_killed_at_random_moments_nothing_is_posted_twice_or_lost(
     "kills", [3, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_three_daemons_on_one_postgresql_share_the_slots(
-    tmp_path: Path, database: str, kills: int
+    tmp_path: Path, postgresql: str, kills: int
 ) -> None:
-    scene = Scene(tmp_path, database, 3)
+    scene = Scene(tmp_path, postgresql, 3)
     running = [Process(tmp_path, home) for home in scene.homes]
     for daemon, home in zip(running, scene.homes, strict=True):
         daemon.ready(home)

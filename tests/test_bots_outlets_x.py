@@ -1,4 +1,4 @@
-"""X: every answer of its API has one meaning: `pytest tests/test_bots_x.py`."""
+"""X: every answer of its API has one meaning: `pytest tests/test_bots_outlets_x.py`."""
 
 from __future__ import annotations
 

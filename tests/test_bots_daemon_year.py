@@ -1,4 +1,4 @@
-"""A year in a minute or two, every slot of it accounted for: `pytest tests/test_bots_year.py`.
+"""A year in a minute or two, every slot of it accounted for: `pytest tests/test_bots_daemon_year.py`.
 
 The scheduler, its triggers, the ledger and the outlets are the real ones; only the clock is moved by hand.
 """

@@ -1,6 +1,6 @@
 """Pages whose text only appears after scripts ran, rendered by the installed Chromium behind our proxy.
 
-pytest tests/test_articles_browser.py
+pytest tests/test_bots_web_browser.py
 """
 
 from __future__ import annotations

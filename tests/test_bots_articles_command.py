@@ -1,4 +1,4 @@
-"""The command `rig summarise` from end to end: pytest tests/test_articles_command.py"""
+"""The command `rig summarise` from end to end: pytest tests/test_bots_articles_command.py"""
 
 from __future__ import annotations
 

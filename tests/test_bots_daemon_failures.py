@@ -1,7 +1,7 @@
-"""Everything that can go wrong between here and X, slot after slot: `pytest tests/test_bots_failures.py`.
+"""All that can go wrong between here and X, slot after slot: `pytest tests/test_bots_daemon_failures.py`.
 
 The network is real (loopback), the waits are short, and only the clock is moved by hand. The slow version
-has a thousand slots: `pytest -m slow tests/test_bots_failures.py`.
+has a thousand slots: `pytest -m slow tests/test_bots_daemon_failures.py`.
 """
 
 from __future__ import annotations
