@@ -61,13 +61,19 @@ def start(elsewhere: Path, own_home: Path, fake: FakeX) -> Iterator[Callable[...
     begun: list[Process] = []
     keep_x_secrets(own_home)
 
-    def begin(*options: str, schedule: str = "every 1h", outlet: str = "x", **more: str) -> Process:
+    def begin(
+        *options: str,
+        schedule: str = "every 1h",
+        outlet: str = "x",
+        background: bool = False,
+        **more: str,
+    ) -> Process:
         text = RIG.format(url=fake.url, run=tick(elsewhere), schedule=schedule, outlet=outlet)
         (elsewhere / "rig.toml").write_text(text)
         ledger = Ledger.open()
         switches.set_enabled(ledger, "tick", True, schedule, datetime.now(UTC))
         ledger.close()
-        begun.append(Process(elsewhere, own_home, *options, **more))
+        begun.append(Process(elsewhere, own_home, *options, background=background, **more))
         begun[-1].ready(own_home)
         return begun[-1]
 
@@ -116,6 +122,20 @@ def test_sigterm_lets_a_post_finish(start: Callable[..., Process], fake: FakeX) 
     assert daemon.stop() == 0
     assert [row.state for row in rows()] == ["sent"]
     assert len(fake.stored) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_ctrl_c_stops_it_but_not_behind_a_script_that_ignores_it(
+    start: Callable[..., Process],
+) -> None:
+    shown = start()
+    shown.process.send_signal(signal.SIGINT)
+    assert shown.process.wait(timeout=60) == 0
+    hidden = start(background=True)
+    hidden.process.send_signal(signal.SIGINT)
+    hidden.process.send_signal(signal.SIGHUP)  # it looks at this only if it does not stop
+    until(lambda: "configuration read again" in hidden.log.read_text().splitlines()[-1])
+    assert hidden.stop() == 0
 
 
 def test_sigterm_abandons_what_hangs_and_the_next_start_clears_it_up(

@@ -237,7 +237,11 @@ class Daemon:
         return True
 
     def handle_signals(self) -> None:
-        """From now on signals are wishes: SIGTERM and SIGINT to stop, SIGHUP to read rig.toml again."""
+        """From now on signals are wishes: SIGTERM and SIGINT to stop, SIGHUP to read rig.toml again.
+
+        A SIGINT that was ignored when the process began stays ignored: a shell does that to what runs in
+        the background of a script, so that Ctrl-C ends the script and not the daemon.
+        """
 
         def heard(number: int, _: Any) -> None:
             if number == getattr(signal, "SIGHUP", None):
@@ -249,8 +253,9 @@ class Daemon:
             self._wake.set()
 
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), heard)
+            number = getattr(signal, name, None)
+            if number and not (name == "SIGINT" and signal.getsignal(number) is signal.SIG_IGN):
+                signal.signal(number, heard)
 
     def _scheduling(self) -> bool:
         thread = getattr(self.scheduler, "_thread", None)

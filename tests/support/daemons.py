@@ -71,12 +71,16 @@ def by_hand(found: Settings, ledger: Ledger, clock: Clock, **more: Any) -> tuple
 class Process:
     """`rig daemon run` as a process of its own, in `folder`, with a home of its own."""
 
-    def __init__(self, folder: Path, home: Path, *options: str, **more: str) -> None:
+    def __init__(
+        self, folder: Path, home: Path, *options: str, background: bool = False, **more: str
+    ) -> None:
+        # what a shell does to a command with `&` in a script
+        shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if background else []
         self.log = folder / f"{home.name}.log"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RIG_")}
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rig", "daemon", "run", *options],
+                [*shell, sys.executable, "-P", "-m", "rig", "daemon", "run", *options],
                 cwd=folder,
                 env={**environment, "RIG_HOME": str(home), **more},
                 stdin=subprocess.DEVNULL,
