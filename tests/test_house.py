@@ -183,6 +183,8 @@ def test_every_command_and_option_explains_itself(path: str, command: click.Comm
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help, f"{path} {option.opts[0]} has no help"
+        elif option.metavar and not option.required:
+            assert option.metavar[0] == "[", f"{path}: {option.metavar} may be left out: say so"
 
 
 @pytest.mark.parametrize("room", ROOMS)

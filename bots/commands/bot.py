@@ -74,7 +74,7 @@ def disable_command(name: str) -> None:
 
 
 @bot_group.command("queue")
-@click.argument("name", metavar="BOT", required=False)
+@click.argument("name", metavar="[BOT]", required=False)
 @json_option
 def queue_command(name: str | None, as_json: bool) -> None:
     """Show what waits for a person, for its time, or for an answer."""
@@ -84,7 +84,7 @@ def queue_command(name: str | None, as_json: bool) -> None:
 
 
 @bot_group.command("history")
-@click.argument("name", metavar="BOT", required=False)
+@click.argument("name", metavar="[BOT]", required=False)
 @click.option("--last", default=20, type=click.IntRange(1, 10_000), help="So many posts at most.")
 @json_option
 def history_command(name: str | None, last: int, as_json: bool) -> None:
@@ -115,7 +115,7 @@ def reject_command(number: int, reason: str) -> None:
 
 @bot_group.command("edit")
 @click.argument("number", metavar="NUMBER", type=int)
-@click.argument("text", metavar="TEXT|-", required=False)
+@click.argument("text", metavar="[TEXT|-]", required=False)
 def edit_command(number: int, text: str | None) -> None:
     """Give the draft NUMBER another text: TEXT, `-` for stdin, or an editor on a terminal.
 
@@ -146,7 +146,7 @@ def resolve_command(number: int, arrived: bool) -> None:
 
 
 @bot_group.command("pause")
-@click.argument("name", metavar="BOT", required=False)
+@click.argument("name", metavar="[BOT]", required=False)
 @click.option("--outlet", metavar="OUTLET", help="Stop an outlet for all bots instead.")
 @click.option("--all", "everything", is_flag=True, help="Stop everything at once.")
 @click.option(
@@ -160,7 +160,7 @@ def pause_command(name: str | None, outlet: str | None, everything: bool, reason
 
 
 @bot_group.command("resume")
-@click.argument("name", metavar="BOT", required=False)
+@click.argument("name", metavar="[BOT]", required=False)
 @click.option("--outlet", metavar="OUTLET", help="Let an outlet go on that was stopped.")
 @click.option("--all", "everything", is_flag=True, help="Let go on what --all has stopped.")
 def resume_command(name: str | None, outlet: str | None, everything: bool) -> None:
