@@ -43,7 +43,7 @@ def print_progress(label: str, done: int, total: int) -> None:
     if moving or done == total:
         end = "\n" if done == total else ""
         print(
-            f"{chr(13) if moving else ''}{label}: {done}/{total}",
+            f"{chr(13) if moving else ''}{label}: {done} of {total} asked",
             end=end,
             file=sys.stderr,
             flush=True,
