@@ -75,11 +75,15 @@ def test_packed_rows_learn_what_padded_rows_learn(family: str, checkpointing: bo
 
 
 def test_sixteen_bits_round_no_worse_than_with_padding() -> None:
-    """As on a GPU: 16-bit weights that are frozen, a LoRA in 32 bits, autocast, layers computed twice."""
+    """As on a GPU: 16-bit weights that are frozen, a LoRA in 32 bits, autocast, layers computed twice.
+
+    The error of one gradient is a draw: from processor to processor (its kernels sum in another order) and
+    from loss to loss the packed one is 0.8 to 1.25 times the padded one. Over several losses it is the same.
+    """
     from peft import LoraConfig, get_peft_model
 
     ids, mask = rows()
-    weights = torch.randn(6, COMPLETION)
+    losses = torch.randn(12, 6, COMPLETION)
 
     def learnt(*, bits: int, packed: bool) -> Any:
         taught = get_peft_model(
@@ -96,16 +100,16 @@ def test_sixteen_bits_round_no_worse_than_with_padding() -> None:
             stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=bits == 16))
             if packed:
                 stack.enter_context(packing.packed_forward(taught, PROMPT))
-            found = gradients(taught, logps(taught, ids, mask).float(), weights)
-        assert len(found) == 2 * 2 * 7
-        assert {gradient.dtype for gradient in found.values()} == {torch.float32}
-        return torch.cat([gradient.flatten() for gradient in found.values()])
+            found = [gradients(taught, logps(taught, ids, mask).float(), one) for one in losses]
+        assert {len(each) for each in found} == {2 * 2 * 7}
+        assert {g.dtype for each in found for g in each.values()} == {torch.float32}
+        return torch.cat([g.flatten() for each in found for g in each.values()])
 
     exact = learnt(bits=32, packed=False)
     padded, packed = (
         float((learnt(bits=16, packed=one) - exact).norm() / exact.norm()) for one in (False, True)
     )
-    assert 0 < packed < 1.25 * padded < 0.2, (padded, packed)
+    assert 0 < packed < 1.15 * padded < 0.2, (padded, packed)
 
 
 def test_the_model_reads_each_token_once() -> None:
