@@ -116,6 +116,7 @@ class LocalModel:
         )
         width = max(map(len, tokens))
         pad = self.tokenizer.pad_token_id
+        # (batch, width), padded on the left, so that all completions begin in one column
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in tokens])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in tokens])
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)

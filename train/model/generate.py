@@ -49,6 +49,7 @@ class PromptCache:
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Forget all rows of the batch but these; from here on each has a prompt of its own."""
+        # rows: (batch,), True for one that stays; one: (rows that stay,), the prompt of each
         one = torch.arange(self.rows, device=rows.device)[rows] * len(self.keys[0]) // self.rows
         self.keys = [keys[one] for keys in self.keys]
         self.values = [values[one] for values in self.values]
@@ -80,7 +81,9 @@ def grouped_attention(
     batch, heads, _, width = query.shape
     kept = key.shape[1]
     layer: int = module.layer_idx  # type: ignore[assignment]
+    # (prompts * key heads, width of the prompts, dim)
     asked_k, asked_v = prompts.keys[layer].flatten(0, 1), prompts.values[layer].flatten(0, 1)
+    # `group` rows share a prompt, `each` query heads share a key head
     group, each = batch // (len(asked_k) // kept), heads // kept
 
     def together(rows: torch.Tensor) -> torch.Tensor:
@@ -93,13 +96,17 @@ def grouped_attention(
         rows = rows.view(-1, kept, group, each, rows.shape[-1]).transpose(1, 2)
         return rows.reshape(batch * kept, each, -1)
 
+    # (batch * key heads, each, dim): the head of a query is key head * each + which of them
     rows = query.reshape(batch * kept, each, width)
+    # (batch * key heads, each, width of the prompts), then (batch * key heads, each, said)
     asked = apart(_product(together(rows), asked_k.transpose(1, 2)))
     said = _product(rows, key.flatten(0, 1).transpose(1, 2))
+    # (batch, key heads, each, width of the prompts + said); the mask's middle axes of 1 spread over it
     scores = torch.cat([asked, said], -1).view(batch, kept, each, -1)
     shares = torch.add(attention_mask, scores, alpha=scaling or width**-0.5).softmax(-1)
     shares = shares.to(value.dtype).flatten(0, 1)
     asked, said = torch.split(shares, [asked.shape[-1], said.shape[-1]], -1)
+    # (batch * key heads, each, dim) is (batch, heads, dim) in memory
     mixed = apart(_product(together(asked), asked_v)) + _product(said, value.flatten(0, 1))
     return mixed.to(value.dtype).view(batch, 1, heads, -1), None
 
@@ -157,10 +164,13 @@ class DecodeStep:
         self.model = model
         self.prompts = prompts
         said = -(-new // packing.ROUND) * packing.ROUND
+        # (batch, 1, 1, width of the prompts + said): nothing has been said yet
         counts = torch.cat([mask, mask.new_zeros(len(mask), said)], 1)[:, None, None]
         self.mask = torch.zeros_like(counts, dtype=torch.float32).masked_fill(~counts, -torch.inf)
+        # (batch, 1): the place of the next token in its own row, and the token
         self.position = mask.sum(1)[:, None]
         self.token = torch.zeros_like(self.position)
+        # (1,): where all rows write next, behind the prompts
         self.slot = torch.tensor([mask.shape[1]], device=mask.device)
         self.layers = [
             _empty(pair, len(mask), said) for pair in zip(prompts.keys, prompts.values, strict=True)
@@ -261,9 +271,11 @@ def _generate(
     config: GenerationConfig,
     graph: bool | None,
 ) -> torch.Tensor:
+    # (batch, prompt)
     batch, prompt = input_ids.shape
     new = config.max_new_tokens
     blank = _padding(config)
+    # (batch, width of the prompts): padded on the left to a multiple of ROUND
     wide = -prompt % packing.ROUND
     mask = pad(attention_mask, (wide, 0)).bool()
     logits, prompts = _read(model, pad(input_ids, (wide, 0), value=blank), mask)
@@ -273,8 +285,10 @@ def _generate(
         step.capture_graph()
     ends = torch.tensor(_listed(config.eos_token_id), device=input_ids.device)
     choose = _sampler(model, config, prompt, ends)
+    # (batch, prompt + new), filled from the left; the batch may shrink, `said` does not
     said = torch.cat([input_ids, input_ids.new_full((batch, new), blank)], dim=1)
-    rows = torch.arange(batch, device=input_ids.device)  # of `said`, still in the batch
+    # (rows still in the batch,): which of `said` they are, and whether they go on
+    rows = torch.arange(batch, device=input_ids.device)
     alive = torch.ones(batch, dtype=torch.bool, device=input_ids.device)
     for index in range(new):
         token = choose(said[rows, : prompt + index], logits).masked_fill(~alive, blank)
@@ -295,7 +309,9 @@ def _read(
     model: Any, input_ids: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, PromptCache]:
     """Read each different prompt once; return every row's last logits and the prompts for the whole batch."""
+    # (prompts,) the first row of each, and (batch,) the prompt of each row
     first, group = packing.find_distinct_rows(input_ids.masked_fill(~mask, -1))
+    # (prompts, width)
     ids, mask = input_ids[first], mask[first]
     position = (mask.cumsum(1) - 1).clamp(min=0)
     portion = max(1, PREFILL_TOKENS // ids.shape[1])
@@ -314,7 +330,9 @@ def _read(
                 logits_to_keep=1,
             ).logits[:, -1]
         )
+        # of each layer (prompts of this piece, key heads, width, dim), twice
         pieces.append([(layer.keys, layer.values) for layer in cache.layers])
+    # (runs of equal rows,): the block that a prompt serves is as long as divides them all
     runs = torch.unique_consecutive(group, return_counts=True)[1]
     begins = group[:: math.gcd(*runs.tolist())]  # a prompt stands once for each block of equal rows
     pairs = []

@@ -28,8 +28,11 @@ ROUND = 8
 
 def find_distinct_rows(prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Which rows of (B, P) differ: the first of each kind, in order, and of each row which kind it is."""
+    # (B): a number for each kind, in the order of the tokens and not of the rows
     _, alike = torch.unique(prompts, dim=0, return_inverse=True)
+    # (B, B) to (B): the first row that is like this one
     first = (alike[:, None] == alike).int().argmax(1)
+    # (U) and (B)
     kinds, kind = torch.unique(first, return_inverse=True)
     return kinds, kind
 
@@ -67,31 +70,44 @@ def build_layout(
     input_ids: torch.Tensor, attention_mask: torch.Tensor, prompt: int
 ) -> PackedLayout:
     """Pack rows of `prompt` columns of a prompt, padded on the left, and then its completion."""
+    # On the CPU: on a GPU each of these small steps would be a launch, and each length a wait.
+    # (B, P + L), whose halves are (B, P) and (B, L)
     ids, counts = input_ids.cpu(), attention_mask.bool().cpu()
     asked, said = counts[:, :prompt], counts[:, prompt:]
     first, group = find_distinct_rows(ids[:, :prompt].masked_fill(~asked, -1))
+
+    # The spans of the packed row, each prompt once and then each completion: (U + B)
     lengths = torch.cat([asked.sum(1)[first], said.sum(1)])
     starts = lengths.cumsum(0) - lengths
     different, total = len(first), int(lengths.sum())
 
+    # Where the span of each place begins, and how far into it the place lies: (B, P + L). Where nothing
+    # counts this is no place at all, and becomes 0.
     before = torch.cat(
         [starts[group, None].expand_as(asked), starts[different:, None].expand_as(said)], 1
     )
     within = torch.cat([asked.cumsum(1), said.cumsum(1)], 1) - 1
     rows = (before + within) * counts
+    # (T): rows that share a prompt write the same tokens to the same places
     packed, positions = torch.zeros(2, total, dtype=torch.long)
     packed[rows[counts]] = ids[counts]
     positions[rows[counts]] = (counts.cumsum(1) - 1)[counts]
 
+    # Two grids for attention, (U, wide) and (B, longest), padded on the right. A completion has
+    # wide + longest keys, a multiple of ROUND. One column stays where no completion has a token.
     longest = max(1, int(lengths[different:].max()))
     wide = int(lengths[:different].max())
     wide += -(wide + longest) % ROUND
     prompts, is_prompt = _grid(starts[:different], lengths[:different], wide)
     said_at, is_said = _grid(starts[different:], lengths[different:], longest)
+    # (S) with S = U * wide + B * longest: from a spot to its token, and whether it has one
     spots = torch.cat([prompts.flatten(), said_at.flatten()])
     held = torch.cat([is_prompt.flatten(), is_said.flatten()])
+    # (T): the way back, from a token to its spot
     place = torch.empty(total, dtype=torch.long)
     place[spots[held]] = held.nonzero()[:, 0]
+    # (B, longest, wide) and (B, longest, longest) to (B, longest, wide + longest): a token looks at all
+    # of its prompt, and at its completion up to itself
     earlier = torch.ones(longest, longest, dtype=torch.bool).tril()
     mask = torch.cat(
         [is_prompt[group, None].expand(-1, longest, -1), is_said[:, None] & earlier], 2
@@ -161,13 +177,19 @@ def packed_attention(
             module, query, key, value, attention_mask, **rest
         )
         return found
+    # (U, heads, wide, dim) of the prompts and (B, heads, longest, dim) of the completions; keys and values
+    # have fewer heads
     (q, said_q), (k, said_k), (v, said_v) = (_spread(one, layout) for one in (query, key, value))
+    # (U, wide, heads, dim), causal
     asked, _ = sdpa_attention_forward(module, q, k, v, None, **rest)
+    # (B, key heads, wide + longest, dim): each completion behind its prompt
     k, v = (
         torch.cat([gather_rows(prompts, layout.group), completions], 2)
         for prompts, completions in ((k, said_k), (v, said_v))
     )
+    # (B, longest, heads, dim)
     said, _ = sdpa_attention_forward(module, said_q, k, v, layout.mask, **rest)
+    # (S, heads, dim), and by `place` (1, T, heads, dim)
     both = torch.cat([asked.flatten(0, 1), said.flatten(0, 1)])
     # the gradient at an empty spot is none: without the product it would be that of token 0
     return gather_rows(both * layout.held, layout.place, layout.spots)[None], None
@@ -230,6 +252,7 @@ def packed_forward(model: Any, prompt: int) -> Iterator[None]:
             layout=where,
             **rest,
         )
+        # (1, T, width) to (B * (P + L), width), as TRL expects it; what nobody counts is token 0's
         hidden = gather_rows(found.last_hidden_state[0], where.rows.flatten())
         found.last_hidden_state = hidden.view(*input_ids.shape, -1)
         return found
@@ -250,6 +273,7 @@ def group_by_prompt(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Prompts come in the order in which they first appear, so what was shuffled stays so. Where one generation
     serves several optimiser steps, each of them learns from whole groups.
     """
+    # (rows of all micro-batches, P)
     prompts = torch.cat([batch["prompt_ids"] for batch in batches]).cpu()
     size = len(batches[0]["prompt_ids"])
     order = find_distinct_rows(prompts)[1].argsort(stable=True)
@@ -275,6 +299,7 @@ def _grid(
     starts: torch.Tensor, lengths: torch.Tensor, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Spans that begin at `starts`, one a row, 0 behind its end; and where they count."""
+    # (spans, width)
     columns = torch.arange(width)
     inside = columns < lengths[:, None]
     return (starts[:, None] + columns) * inside, inside
@@ -282,6 +307,7 @@ def _grid(
 
 def _spread(packed: torch.Tensor, layout: PackedLayout) -> list[torch.Tensor]:
     """(1, heads, T, dim) as prompts and completions, each (rows, heads, width, dim)."""
+    # (T, heads, dim) to (S, heads, dim), and its two parts (U * wide, ...) and (B * longest, ...)
     spots = gather_rows(packed[0].transpose(0, 1), layout.spots, layout.place)
     parts = torch.split(spots, [rows * width for rows, width in layout.widths])
     return [

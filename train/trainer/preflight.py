@@ -178,6 +178,7 @@ def _entropy(model: Any, prompt: list[int], completion: list[int]) -> float:
     """Mean entropy in nats over the tokens of one completion."""
     import torch
 
+    # (1, prompt + completion); the logits before each token of the completion: (completion, vocabulary)
     ids = torch.tensor([[*prompt, *completion]], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()

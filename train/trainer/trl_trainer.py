@@ -144,6 +144,7 @@ def trainer_class() -> type[Any]:
         def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **rest: Any) -> Any:
             if not self.packed:
                 return super()._get_per_token_logps_and_entropies(model, *args, **rest)
+            # (micro-batch, prompt + completion), of which logits_to_keep columns are the completion's
             input_ids, _, logits_to_keep = args
             with packing.packed_forward(
                 self.accelerator.unwrap_model(model), input_ids.shape[1] - logits_to_keep
