@@ -812,6 +812,24 @@ def test_adapters_are_chosen_per_reply_and_share_no_cells(model: Path, tmp_path:
     assert again.timings["cache_n"] > 0
 
 
+def test_more_sequences_than_rows_in_a_step_are_no_reason_to_fail(model: Path) -> None:
+    """llama.cpp ends the process for a batch of fewer rows than sequences (`--parallel 10 --batch 32`)."""
+    native = LlamaContext(model, ctx=4096, batch=32, sequences=36, threads=1, flash_attn=False)
+    said: dict[int, list[int]] = {}
+
+    def take(outputs: list[Output]) -> None:
+        for output in outputs:
+            said.setdefault(output.id, []).extend(output.tokens)
+
+    engine = Scheduler(native, take)
+    for i in range(34):
+        engine.add_request(Request(i, [65 + i % 5, 66], max_tokens=4, sampling=GREEDY))
+    while engine.run_step():
+        pass
+    assert [len(said[i]) for i in range(34)] == [4] * 34
+    assert said[0] == said[5] == said[30]
+
+
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no model at all" * 100])
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.gguf"

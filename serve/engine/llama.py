@@ -129,7 +129,8 @@ class LlamaContext:
     ) -> Any:
         params = lib.llama_context_default_params()
         params.n_ctx = ctx
-        params.n_batch = params.n_ubatch = min(batch, ctx)
+        # each sequence may want logits in one decode: with fewer rows llama.cpp ends the process
+        params.n_batch = params.n_ubatch = max(min(batch, ctx), sequences)
         params.n_seq_max = sequences
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv_type]
