@@ -92,9 +92,12 @@ class BatchBuilder:
             llama.seq[row] = slot.seq
             llama.wants_logits[row] = 1
             return 1
+        # rows [row, end) are token t and its guesses g at positions p, p + 1, ...:
+        #   token  t  g1   g2   ...   the logits at a row choose what stands in the next one,
+        #   pos    p  p+1  p+2  ...   so a guess is right when the row before chooses it
         count = 1 + len(sequence.draft_tokens)
         end = row + count
-        llama.token[row:end] = [sequence.tokens[-1], *sequence.draft_tokens]  # (count,)
+        llama.token[row:end] = [sequence.tokens[-1], *sequence.draft_tokens]
         llama.pos[row:end] = range(slot.num_cells, slot.num_cells + count)
         llama.seq[row:end] = slot.seq
         llama.wants_logits[row:end] = 1
@@ -104,8 +107,9 @@ class BatchBuilder:
         """The next `count` tokens of a prompt; only the last of the whole prompt wants its logits."""
         llama, slot = self._llama, sequence.slot
         assert slot is not None
+        # tokens [held, held + count) of the prompt -> rows [row, end); what was held is in the cells
         held, end = slot.num_cells, row + count
-        llama.token[row:end] = sequence.tokens[held : held + count]  # (count,)
+        llama.token[row:end] = sequence.tokens[held : held + count]
         llama.pos[row:end] = range(held, held + count)
         llama.seq[row:end] = slot.seq
         llama.wants_logits[row:end] = 0

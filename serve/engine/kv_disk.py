@@ -88,6 +88,7 @@ class DiskKVCache:
     def read_cells(self, kept: KVFile) -> NDArray[np.uint8] | None:
         """The cells of a file; None (and the file is gone) when it is damaged or absent."""
         try:
+            # one array of bytes: head (HEAD.size,), tokens (4 * n,), cells (the rest,)
             data = np.fromfile(kept.path, np.uint8)
             _, key, n, check = HEAD.unpack_from(data.data)
             if key == kept.key and zlib.crc32(data[HEAD.size :].data) == check:

@@ -165,10 +165,12 @@ class LlamaContext:
 
     def _make_batch(self) -> None:
         n = self.n_batch
+        # one number for each row of a decode, (n_batch,): llama.cpp reads these very arrays
         self.token: NDArray[np.int32] = np.zeros(n, np.int32)
         self.pos: NDArray[np.int32] = np.zeros(n, np.int32)
         self.seq: NDArray[np.int32] = np.zeros(n, np.int32)
         self.wants_logits: NDArray[np.int8] = np.zeros(n, np.int8)
+        # a row may belong to several sequences: here to one, `seq[row]`, so its list is the address of that
         self._ones = np.ones(n, np.int32)
         self._seq_at = self.seq.ctypes.data + 4 * np.arange(n, dtype=np.uintp)
         self._batch = lib.llama_batch(
@@ -194,7 +196,7 @@ class LlamaContext:
         address = self._logits_at(self._ctx_address, row)
         if not address:
             raise RuntimeError(f"row {row} has no logits")
-        return np.frombuffer(self._row.from_address(address), np.float32)
+        return np.frombuffer(self._row.from_address(address), np.float32)  # (n_vocab,)
 
     def use_threads(self, n: int) -> None:
         """Compute with `n` threads from the next decode on."""
@@ -224,7 +226,7 @@ class LlamaContext:
     def get_state(self, seq: int) -> NDArray[np.uint8]:
         """The cells of one sequence as bytes."""
         size = self.state_size(seq)
-        data = np.empty(size, np.uint8)
+        data = np.empty(size, np.uint8)  # keys and values of all layers, as llama.cpp lays them out
         at = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         written = int(lib.llama_state_seq_get_data(self.ctx, at, size, seq))
         return data[:written]

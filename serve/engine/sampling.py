@@ -80,13 +80,15 @@ class Sampler:
         bias: dict[int, float] = {}
         for token, more in asked.logit_bias:
             bias[token] = max(-FINITE, min(bias.get(token, 0.0) + more, FINITE))
+        # a sparse row of scores: which tokens, and how much more for each, both (biased,)
         self._biased = np.fromiter(bias, np.intp, len(bias))
         self._bias = np.fromiter(bias.values(), np.float32, len(bias))
 
     def sample_token(self, row: int) -> int:
         """Choose and accept the next token by the scores at batch row `row`."""
+        # (n_vocab,), a view of llama.cpp's own scores: what is added here is taken back below
         logits = self._llama.row_logits(row)
-        own = logits[self._biased]
+        own = logits[self._biased]  # (biased,), a copy
         logits[self._biased] = own + self._bias
         token = self._choose(logits) if self._matcher is None else self._choose_by_grammar(logits)
         logits[self._biased] = own  # what is reported is the model's own
@@ -129,6 +131,7 @@ class Sampler:
     def _choose_by_grammar(self, logits: NDArray[np.float32]) -> int:
         token = self._choose(logits)
         if not self._matcher.validate_tokens([token]):
+            # a bit for each token, padded to whole words: (bytes,) -> (8 * bytes,) -> (n_vocab,)
             bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
             allowed = np.unpackbits(bits, bitorder="little")[: len(logits)].view(bool)
             token = self._choose(np.where(allowed, logits, np.float32(-np.inf)))
@@ -138,6 +141,7 @@ class Sampler:
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._chain is None:
             return int(logits.argmax())
+        # (n_vocab,) -> (candidates,): token numbers, then the structs that llama.cpp's chain sorts and cuts
         tokens = self._likeliest(logits) if self._cut else np.arange(len(logits))
         candidates = np.empty(len(tokens), CANDIDATE)
         candidates["id"] = tokens
@@ -145,7 +149,7 @@ class Sampler:
         return self._apply(candidates)
 
     def _likeliest(self, logits: NDArray[np.float32]) -> NDArray[np.intp]:
-        """Tokens among which the `_cut` likeliest are, in order of their number."""
+        """Tokens among which the `_cut` likeliest are, in order of their number: (at least `_cut`,)."""
         best = logits.max()
         while self._gap < WIDEST:
             tokens = np.flatnonzero(logits >= best - np.float32(self._gap))
@@ -169,8 +173,9 @@ def top_logprobs(logits: NDArray[np.float32], token: int, n: int) -> list[tuple[
 
     Probabilities are the model's own, before temperature and cuts.
     """
-    scores = logits.astype(np.float64)
+    scores = logits.astype(np.float64)  # (n_vocab,)
     total = float(scores.max()) + float(np.log(np.exp(scores - scores.max()).sum()))
+    # (n,): the n largest in any order, which costs one pass, and only those are sorted
     best = np.argpartition(scores, -n)[-n:] if n else np.empty(0, np.int64)
     best = best[np.argsort(-scores[best], kind="stable")]
     return [(int(t), float(scores[t]) - total) for t in (token, *best)]
