@@ -62,6 +62,21 @@ def path_in_unit(path: str) -> str:
     return path.replace("%", "%%")
 
 
+def run_as(user: str | None) -> str:
+    """Who a system unit runs as: `user`, or one that systemd makes up while it runs."""
+    return f"User={user}" if user else "DynamicUser=yes"
+
+
+def load_credential(name: str, path: Path) -> str:
+    """The line that hands a copy of a secret file to the service, and to it alone."""
+    return f"LoadCredential={name}:{path_in_unit(str(path))}"
+
+
+def install_target(*, system: bool) -> str:
+    """What the unit is started with: the machine, or its user's session."""
+    return "multi-user.target" if system else "default.target"
+
+
 def this_rig() -> list[str]:
     """The rig that runs now, as words of a command: by its interpreter, whatever PATH says later."""
     return [str(Path(sys.executable).absolute()), "-P", "-m", "rig"]

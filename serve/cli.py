@@ -10,7 +10,7 @@ import click
 from rig import paths
 from rig.errors import WrongUse
 from serve.chat import commands
-from serve.service.commands import WORDS
+from serve.service.commands import SUBCOMMANDS
 from serve.service.subcommands import CommandWithSubcommands
 
 
@@ -138,7 +138,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-for _word in WORDS:
-    serve.add_subcommand(_word)
+for _subcommand in SUBCOMMANDS:
+    serve.add_subcommand(_subcommand)
 
 COMMANDS: list[click.Command] = [serve, *commands.COMMANDS]

@@ -35,7 +35,7 @@ from serve.bench import bench
 from serve.chat import ask, history
 from serve.chat.conversation import Conversation, ConversationEnded
 from serve.chat.printer import AnswerPrinter
-from serve.service.unit import ServiceUnit
+from serve.service.systemd import ServiceUnit
 from support.scripted_http import Say, ScriptedServer, delta, events
 
 RIG = [sys.executable, "-P", "-m", "rig"]

@@ -7,7 +7,16 @@ import re
 from pathlib import Path
 
 from bots import credentials
-from rig.systemd import SHUT_IN, SHUT_IN_SYSTEM, path_in_unit, quote_word, this_rig
+from rig.systemd import (
+    SHUT_IN,
+    SHUT_IN_SYSTEM,
+    install_target,
+    load_credential,
+    path_in_unit,
+    quote_word,
+    run_as,
+    this_rig,
+)
 
 NAME = "rig-daemon"
 
@@ -61,14 +70,12 @@ def unit_text(
     environment, who = ["PYTHONUNBUFFERED=1", "MALLOC_ARENA_MAX=2"], ""
     if system:
         environment.append("RIG_HOME=%S/rig")
-        who = f"StateDirectory=rig\n{f'User={user}' if user else 'DynamicUser=yes'}\n"
+        who = f"StateDirectory=rig\n{run_as(user)}\n"
     elif home := os.environ.get("RIG_HOME"):
         environment.append(f"RIG_HOME={path_in_unit(str(Path(home).absolute()))}")
     command = " ".join(quote_word(word) for word in this_rig())
     kept = {name: credentials.credentials_path(name) for name in [*names, "database"]}
-    secrets = [
-        f"LoadCredential=rig-{n}:{path_in_unit(str(p))}" for n, p in kept.items() if p.exists()
-    ]
+    secrets = [load_credential(f"rig-{n}", p) for n, p in kept.items() if p.exists()]
     made = UNIT.format(
         name=f"{NAME}.service",
         command=command,
@@ -78,6 +85,6 @@ def unit_text(
         stop=round(stop_within) + 15,
         secrets="\n".join(secrets),
         shut=SHUT_IN + (SHUT_IN_SYSTEM if system else ""),
-        target="multi-user.target" if system else "default.target",
+        target=install_target(system=system),
     )
     return re.sub(r"\n{3,}", "\n\n", made)

@@ -1,4 +1,4 @@
-"""The words beside `rig serve MODEL`: install, uninstall, status, stop. Parsing only."""
+"""The subcommands beside `rig serve MODEL`: install, uninstall, status, stop. Parsing only."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def install_command(
 
     The unit is Type=notify with a watchdog, a memory limit for the chosen context, and shut in.
     """
-    from serve.service import systemd as service
+    from serve.service import systemd
 
     settings = _settings(ctx, model, options)
-    user = run_as or service.default_user()
-    unit = service.plan_unit(model, settings, list(options), name=name, system=system, user=user)
+    user = run_as or systemd.default_user()
+    unit = systemd.plan_unit(model, settings, list(options), name=name, system=system, user=user)
     if only_print:
         click.echo(unit.unit_text(), nl=False)
         return
-    service.install_service(unit, now=now)
+    systemd.install_service(unit, now=now)
     click.echo(str(unit.file_path))
-    for hint in service.next_steps(unit, now):
+    for hint in systemd.next_steps(unit, now):
         click.echo(hint, err=True)
 
 
@@ -56,10 +56,10 @@ def install_command(
 @NAME
 def uninstall_command(system: bool, name: str) -> None:
     """Stop the service and take its unit away."""
-    from serve.service import systemd as service
+    from serve.service import systemd
 
-    unit = service.unit_called(name, system)
-    service.uninstall_service(unit)
+    unit = systemd.unit_called(name, system)
+    systemd.uninstall_service(unit)
     click.echo(f"{unit.file_path} is gone.", err=True)
 
 
@@ -70,13 +70,13 @@ def status_command(name: str, as_json: bool) -> None:
     """Show the installed service and every server that answers, also those started on demand."""
     import json
 
-    from serve.service import systemd as service
+    from serve.service import systemd
 
-    found = service.service_status(name)
+    found = systemd.service_status(name)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        click.echo("\n".join(service.format_status(found)))
+        click.echo("\n".join(systemd.format_status(found)))
 
 
 @click.command("stop")
@@ -84,9 +84,9 @@ def status_command(name: str, as_json: bool) -> None:
 def stop_command(model: str | None) -> None:
     """Ask the running server of MODEL (or every one) to leave and give the memory back."""
     from rig.errors import RigError
-    from serve.service import systemd as service
+    from serve.service import systemd
 
-    asked = service.stop_servers(model)
+    asked = systemd.stop_servers(model)
     if not asked:
         raise RigError(f"No server{f' of {model}' if model else ''} runs here.")
     for server in asked:
@@ -103,4 +103,9 @@ def _settings(ctx: click.Context, model: str, options: tuple[str, ...]) -> dict[
         return dict(inner.params)
 
 
-WORDS: list[click.Command] = [install_command, uninstall_command, status_command, stop_command]
+SUBCOMMANDS: list[click.Command] = [
+    install_command,
+    uninstall_command,
+    status_command,
+    stop_command,
+]
