@@ -6,7 +6,7 @@ learnt from (activations, logits, gradients). What stays through both is added: 
     peak = resident + max(generating, learning)
 
 It is the worst case: every prompt and completion at its limit. On a GPU it stands for what torch
-reserves, on a CPU for the tensors without the interpreter. `tests/test_train_memory.py` holds it against
+reserves, on a CPU for the tensors without the interpreter. `tests/test_train_plan_memory.py` holds it against
 every figure that was measured.
 """
 

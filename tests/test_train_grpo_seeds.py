@@ -1,4 +1,4 @@
-"""The toy learns what the quickstart promises, on any seed: `pytest -m slow -s tests/test_train_seeds.py`."""
+"""The toy learns its figures on any seed: `pytest -m slow -s tests/test_train_grpo_seeds.py`."""
 
 from __future__ import annotations
 

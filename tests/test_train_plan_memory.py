@@ -1,4 +1,4 @@
-"""Memory predicted against memory measured: `pytest tests/test_train_memory.py`."""
+"""Memory predicted against memory measured: `pytest tests/test_train_plan_memory.py`."""
 
 from __future__ import annotations
 

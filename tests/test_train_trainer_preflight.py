@@ -1,4 +1,4 @@
-"""The worst case on a GPU that is too small: `pytest tests/test_train_preflight.py`.
+"""The worst case on a GPU that is too small: `pytest tests/test_train_trainer_preflight.py`.
 
 No GPU is needed: a trainer stands in whose GPU holds so many completions and no more.
 """

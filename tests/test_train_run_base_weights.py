@@ -1,4 +1,4 @@
-"""An adapter stays with the weights it was taught on: `pytest tests/test_train_base.py`."""
+"""An adapter stays with the weights it was taught on: `pytest tests/test_train_run_base_weights.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a CUDA GPU can show, on the toy model: `pytest tests/test_train_card.py` (minutes)."""
+"""What only a CUDA GPU can show, on the toy model: `pytest tests/test_train_grpo_gpu.py` (minutes)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning without padding, against the padded rows: `pytest tests/test_train_packing.py`."""
+"""Learning without padding, against the padded rows: `pytest tests/test_train_model_packing.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pytest tests/test_train_probe.py"""
+"""pytest tests/test_train_eval_difficulty.py"""
 
 from __future__ import annotations
 

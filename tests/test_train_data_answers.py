@@ -1,4 +1,4 @@
-"""pytest tests/test_train_answers.py"""
+"""pytest tests/test_train_data_answers.py"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pytest tests/test_train_statistics.py"""
+"""pytest tests/test_train_eval_statistics.py"""
 
 from __future__ import annotations
 

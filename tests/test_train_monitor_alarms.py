@@ -1,4 +1,4 @@
-"""What a log gives away about a run: `pytest tests/test_train_alarms.py`."""
+"""What a log gives away about a run: `pytest tests/test_train_monitor_alarms.py`."""
 
 from __future__ import annotations
 

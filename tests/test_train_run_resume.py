@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on as if nothing had happened: `pytest tests/test_train_resume.py`."""
+"""Killed at any moment, a run goes on as if nothing had happened: `pytest tests/test_train_run_resume.py`."""
 
 from __future__ import annotations
 

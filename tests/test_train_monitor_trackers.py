@@ -1,4 +1,4 @@
-"""TensorBoard, wandb and trackio get the figures, and do no harm: `pytest tests/test_train_trackers.py`."""
+"""Trackers get the figures, and do no harm: `pytest tests/test_train_monitor_trackers.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions for training, against transformers' own generate: `pytest tests/test_train_decode.py`."""
+"""Completions for training, against generate: `pytest tests/test_train_model_generate.py`."""
 
 from __future__ import annotations
 

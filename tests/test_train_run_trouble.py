@@ -1,4 +1,4 @@
-"""What a run says of bad input, and of what goes wrong in it: `pytest tests/test_train_trouble.py`."""
+"""What a run says of bad input, and of what goes wrong in it: `pytest tests/test_train_run_trouble.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pytest tests/test_train_check_rewards.py"""
+"""pytest tests/test_train_rewards_lint.py"""
 
 from __future__ import annotations
 
