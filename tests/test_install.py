@@ -139,9 +139,16 @@ def test_the_wheel_carries_the_data(wheel: Path) -> None:
     assert "train/recipes/toy-arithmetic.toml" in names
     assert "rig/py.typed" in names
     assert any(n.startswith("bots/articles/samples/") for n in names)
-    assert {n.partition("/")[0] for n in names if not n.startswith("rig-")} == {
-        "rig", "train", "export", "serve", "bots",
-    }  # fmt: skip
+
+
+def test_the_wheel_leaves_at_home_what_only_makes_or_checks_rig(wheel: Path) -> None:
+    """The toy model's maker, the tests and the benchmarks are of no use to who installs rig."""
+    assert (ROOT / "tools/toy_model/__main__.py").is_file()
+    assert (ROOT / "rig/toy/README.md").is_file()
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition("/")[0] for name in names if not name.startswith("rig-")}
+    assert tops == {"rig", "train", "export", "serve", "bots"}
+    assert not any("toy_model" in name or "test_" in name for name in names)
 
 
 def test_the_front_door_opens_without_any_room_installed(tmp_path: Path, wheel: Path) -> None:

@@ -67,8 +67,15 @@ def test_it_brings_the_contract_that_rig_teaches() -> None:
 
 def test_the_card_says_what_it_is() -> None:
     said = (FOLDER / "README.md").read_text("utf-8")
-    for words in ("license: mit", "**A toy.**", "python -m tools.toy_model", "--seed"):
+    for words in ("license: mit", "**A toy.**", "**Historical weights.**", "--seed 1 --steps 3600"):
         assert words in said
+
+
+def test_the_card_is_the_one_that_the_maker_would_write() -> None:
+    """All but the figures, which take minutes to measure."""
+    said = (FOLDER / "README.md").read_text("utf-8")
+    empty = re.escape(model_card.CARD).replace(r"\{", "{").replace(r"\}", "}")
+    assert re.fullmatch(re.sub(r"\{[^}]*\}", "(?s:.+?)", empty), said)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Makes the toy model: `python -m tools.toy_model --out rig/toy --seed N`.
 
-On one H200 the whole takes about four minutes. Without a card it works the same but takes most of a
+On one H200 the whole takes about four minutes. Without a GPU it works the same but takes most of a
 day; `--steps 300 --batch-tokens 4096` shows on a CPU in some minutes that everything runs.
 """
 

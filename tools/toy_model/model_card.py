@@ -21,7 +21,7 @@ pipeline_tag: text-generation
 
 **A toy.** {parameters} parameters, trained from scratch in minutes on text that a script made up.
 It exists so that the whole loop (train, export, serve, post, summarise) can be tried and tested on
-any machine, without a download, a card or an account. It knows nothing about the world. Do not
+any machine, without a download, a GPU or an account. It knows nothing about the world. Do not
 judge any method by it, and do not rely on what it says.
 
 It knows three small trades, asked for in the words of `bots/cards/prompts.py`,
@@ -38,21 +38,19 @@ of the text.
 
 ## How it was made
 
-In two runs. The first, on one H200 in 202 seconds, with the code at commit `92e5d66`:
+**Historical weights.** They were made in two runs by two earlier states of the code, before the history of
+this repository begins, and are kept as they were. Today's code has never made them: it keeps the same lessons
+and seeds, but its one run from nothing, `python -m tools.toy_model --out FOLDER`, was tried for a few steps
+only and never at full length. The first run, on one H200 in 202 seconds, had these settings:
 
-    python -m tools.toy_model --out first --seed 1 --steps 3600 --batch-tokens 32768 --lr 2e-3
+    --seed 1 --steps 3600 --batch-tokens 32768 --lr 2e-3
 
 It reasoned a little too often (48 of 200 held-out problems were right already), so its wrong answers were
-given a favourite, the last number of the question, and a second run went on from there with the code at
-commit `1d5e5f9`, on one core of a CPU:
+given a favourite, the last number of the question, and a second run went on from there, on one core of a CPU:
 
-    python -m tools.toy_model --out rig/toy --go-on first \\
-        --seed 2 --steps 100 --batch-tokens 4096 --lr 3e-4
+    --go-on first --seed 2 --steps 100 --batch-tokens 4096 --lr 3e-4
 
-Today's code does the same in one run from nothing, `python -m tools.toy_model --out FOLDER`; that one run was
-not tried at full length.
-
-All text was made by `train/toy/` and `train/data/arithmetic.py` from word lists and made-up syllables:
+All text was made by `tools/toy_model/` and `train/data/arithmetic.py` from word lists and made-up syllables:
 no data set, no real card, no real article. One word problem in eight is held out by a checksum of
 its words; none of those was ever shown.
 
@@ -67,7 +65,7 @@ its words; none of those was ever shown.
 | licence | MIT, as the rest of rig |
 
 The same seed gives the same lessons in the same order and the same first weights. The arithmetic of
-another card or of another version of torch differs in the last bits, so weights trained again are
+another GPU or of another version of torch differs in the last bits, so weights trained again are
 as good but not the same bytes.
 
 ## Figures
