@@ -36,16 +36,6 @@ JOINT = 16
 """Tokens around a part that are computed each time: the marks after it, a border that tokenizes otherwise."""
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy model as a GGUF."""
-    file = tmp_path_factory.mktemp("model") / "toy.gguf"
-    command = ["export", "toy", "--gguf", "--quant", "Q8_0", "--no-check", "--out", str(file)]
-    done = rig_apart(*command, seconds=120)
-    assert file.is_file(), done.stderr
-    return file
-
-
 @contextmanager
 def serving(model: Path, context: int) -> Iterator[str]:
     """`rig serve` with nothing kept from before."""
@@ -53,7 +43,7 @@ def serving(model: Path, context: int) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "rig", *command],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"RIG_HOME": str(model.parent / f"home{context}")},
+        env=os.environ | {"RIG_HOME": str(model.parent / f"articles{context}")},
     )  # fmt: skip
     assert process.stderr is not None
     said = ""
@@ -74,9 +64,9 @@ def serving(model: Path, context: int) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def url(model: Path) -> Iterator[str]:
+def url(toy_gguf: Path) -> Iterator[str]:
     """One server with the full context for all tests that do not count."""
-    with serving(model, 4096) as address:
+    with serving(toy_gguf, 4096) as address:
         yield address
 
 
@@ -133,29 +123,33 @@ def test_the_sample_becomes_a_summary(url: str) -> None:
     assert [line[:2] for line in points.splitlines()] == ["- "] * 3
 
 
-def test_the_instruction_is_computed_once_for_all_parts(model: Path) -> None:
-    with serving(model, 1024) as url:
+def test_the_instruction_is_computed_once_for_all_parts(toy_gguf: Path) -> None:
+    with serving(toy_gguf, 1024) as url:
         check_instruction_is_computed_once(url, defuse_marks(clean_paragraphs(prose(170))))
 
 
-def test_a_model_is_started_when_none_runs(model: Path, own_home: Path) -> None:
-    done = rig_apart("summarise", "sample", "--model", str(model), "--length", "short", seconds=120)
+def test_a_model_is_started_when_none_runs(toy_gguf: Path, own_home: Path) -> None:
+    done = rig_apart(
+        "summarise", "sample", "--model", str(toy_gguf), "--length", "short", seconds=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("A lighthouse has one task")
-    again = rig_apart("summarise", "sample", "--model", str(model), "--length", "short", "--json")
+    again = rig_apart(
+        "summarise", "sample", "--model", str(toy_gguf), "--length", "short", "--json"
+    )
     assert json.loads(again.stdout)["cached"]
     (announced,) = [json.loads(p.read_text()) for p in (own_home / "state/servers").glob("*.json")]
     os.kill(announced["pid"], 15)
 
 
 @pytest.mark.slow
-def test_twelve_thousand_words_in_a_context_of_4096(model: Path, shared: Path) -> None:
+def test_twelve_thousand_words_in_a_context_of_4096(toy_gguf: Path, shared: Path) -> None:
     """Every part is read: the requests are checked against the text. Figures: benchmarks/summarise.py."""
     book = (shared / "data/articles/long/the_time_machine.txt").read_text("utf-8-sig")
     book = book[book.index("The Time Traveller (for so") :]
     text = defuse_marks(clean_paragraphs(book[: list(re.finditer(r"\S+", book))[11_999].end()]))
     assert len(text.split()) == 12_000
-    with serving(model, 4096) as url:
+    with serving(toy_gguf, 4096) as url:
         parts = check_instruction_is_computed_once(url, text)
         with ModelClient(url) as client:
             token_budget = TokenBudget(client)

@@ -37,16 +37,14 @@ needs_cards = pytest.mark.skipif(not CARDS.exists(), reason="needs the real card
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The toy model, exported and served: its address."""
-    pytest.importorskip("llama_cpp", reason="needs the rooms export and serve")
-    folder = tmp_path_factory.mktemp("toy")
-    rig = [sys.executable, "-P", "-m", "rig"]
-    export = ["export", "toy", "--gguf", "--quant", "Q8_0", "--no-check", "--out", "toy.gguf"]
-    subprocess.run([*rig, *export], cwd=folder, check=True, capture_output=True, timeout=120)
-    serve = ["serve", "toy.gguf", "--port", "0", "--threads", "2", "--ctx", "2048"]
+def toy(toy_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The toy model, served: its address."""
+    pytest.importorskip("llama_cpp", reason="needs the room serve")
+    folder = tmp_path_factory.mktemp("served")
+    words = ["serve", str(toy_gguf), "--port", "0", "--threads", "2", "--ctx", "2048"]
+    command = [sys.executable, "-P", "-m", "rig", *words]
     with (folder / "log").open("wb") as sink:
-        process = subprocess.Popen([*rig, *serve], cwd=folder, stdout=sink, stderr=sink)
+        process = subprocess.Popen(command, cwd=folder, stdout=sink, stderr=sink)
     try:
         yield _address(process, folder / "log")
     finally:
