@@ -1,1 +1,1 @@
-"""The export room: base and adapter to one quantised GGUF, checked. Needs neither card nor torch."""
+"""The export room: base and adapter to one quantised GGUF, checked. Needs neither GPU nor torch."""

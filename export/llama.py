@@ -137,7 +137,7 @@ class LlamaModel:
         return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
 
     def compute_logits(self, tokens: Sequence[int], skip: int = 0) -> npt.NDArray[np.float32]:
-        """Next-token logits after each token but the first `skip`: [tokens - skip, vocabulary]."""
+        """Next-token logits after each token but the first `skip`: (tokens - skip, vocabulary)."""
         self._forget()
         found = np.empty((len(tokens) - skip, self.size), np.float32)
         for start in range(0, len(tokens), BATCH):

@@ -75,7 +75,7 @@ def _pair(
             f"llama.cpp cannot add that at run time; use --gguf, which works it into the model."
         )
     down, up = change.read(change.a), change.read(change.b)
-    if change.embedding:
+    if change.embedding:  # A of an embedding looks rows up: (rank, rows) -> (rows, rank)
         down = np.ascontiguousarray(down.T)
     elif part.heads:
         up = unpermute_rope(up, part.shape[0] // part.heads)

@@ -32,7 +32,7 @@ def quickstart_command(
 ) -> None:
     """Show the whole loop on the toy model, command by command.
 
-    Trains, exports, serves, asks, drafts a card post and summarises an article. Needs no graphics card, no
+    Trains, exports, serves, asks, drafts a card post and summarises an article. Needs no GPU, no
     account and no network; takes about five minutes on two cores. Interrupted and started again, it goes on
     where it was.
     """

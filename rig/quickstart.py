@@ -54,7 +54,7 @@ def run_quickstart(
     loop.echo_line(
         f"The whole loop on the toy model ({_parameters()} million parameters). It is a toy with "
         "three small trades:\nit shows the way, not the quality. The same with Llama 3.1 8B on a 12 GB "
-        f"card: rig train {BIG}"
+        f"GPU: rig train {BIG}"
     )
     try:
         results = {
@@ -278,7 +278,7 @@ def print_results(found: Result, judged: Result) -> None:
     console.print(f"\nA summary of {found['article']!r}:")
     console.print(f"  {found['summary']}", markup=False)
     console.print(
-        f"\n{found['seconds']:.0f} seconds in all. A toy, as was said; with Llama 3.1 8B on a 12 GB card:\n"
+        f"\n{found['seconds']:.0f} seconds in all. A toy, as was said; with Llama 3.1 8B on a 12 GB GPU:\n"
         f"  rig train {BIG} --name reason\n  rig export reason --gguf\n  rig serve reason"
     )
 

@@ -50,31 +50,33 @@ class Change:
     whole: StoredTensor | None = None
     """Saved in full: takes the base's place."""
     a: StoredTensor | None = None
-    """LoRA's A: [rank, columns] for a linear layer; [rank, rows] for an embedding."""
+    """LoRA's A: (rank, columns) for a linear layer, (rank, rows) for an embedding."""
     b: StoredTensor | None = None
-    """LoRA's B: [rows, rank] for a linear layer; [columns, rank] for an embedding."""
+    """LoRA's B: (rows, rank) for a linear layer, (columns, rank) for an embedding."""
     read: Callable[[StoredTensor], Floats] = read_tensor
     """Gives the numbers of A and B; keeps those that were asked for last."""
     scale: float = 1.0
     embedding: bool = False
     magnitude: Floats | None = None
-    """DoRA: the length that each row is given, [rows]."""
+    """DoRA: the length that each row is given: (rows,)."""
     bias: Floats | None = None
-    """Added to a bias vector, [rows]."""
+    """Added to a bias vector: (rows,)."""
 
     def apply_to_rows(self, rows: Floats, first: int) -> None:
-        """Change `rows` (float32, those from `first` on) in place."""
+        """Change `rows` ((some rows, columns), float32, those from `first` on) in place."""
         if self.a is not None and self.b is not None:
             here = slice(first, first + len(rows))
             down, up = self.read(self.a), self.read(self.b)
+            # embedding: (rank, some rows).T @ (columns, rank).T; linear: (some rows, rank) @ (rank, columns)
             delta = down[:, here].T @ up.T if self.embedding else up[here] @ down
             if self.scale != 1.0:
                 delta *= np.float32(self.scale)
             rows += delta
             if self.magnitude is not None:
+                # (some rows, columns) -> (some rows,), and (some rows, 1) to stretch each row
                 length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float32))
                 rows *= (self.magnitude[here] / length)[:, None]
-        if self.bias is not None:
+        if self.bias is not None:  # a vector's rows hold one number: (some rows, 1)
             rows += self.bias[first : first + len(rows), None]
 
     @property

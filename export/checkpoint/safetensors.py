@@ -120,7 +120,7 @@ class TensorReader:
         self._files.clear()
 
     def read_rows(self, tensor: StoredTensor, first: int, out: ggml.Floats) -> None:
-        """Fill `out` (float32, [rows, columns], contiguous) with the rows from `first` on."""
+        """Fill `out` ((rows, columns), float32, contiguous) with the rows from `first` on."""
         ggml.widen_to_float32(tensor.dtype, self.read_raw_rows(tensor, first, len(out)), out)
 
     def read_raw_rows(self, tensor: StoredTensor, first: int, count: int) -> npt.NDArray[np.uint8]:
@@ -144,6 +144,7 @@ class TensorReader:
 
 def read_tensor(tensor: StoredTensor) -> ggml.Floats:
     """All of a tensor as float32, in its own shape."""
+    # (rows, columns) whatever the shape: all but the last side are rows
     out = np.empty((math.prod(tensor.shape) // tensor.columns, tensor.columns), np.float32)
     with TensorReader() as reader:
         reader.read_rows(tensor, 0, out)

@@ -116,6 +116,7 @@ class ConversionPass:
     def row_ranges(self) -> Iterator[tuple[OutputTensor, int, int, bool]]:
         """Each part in ranges (first row, rows, whether it is the part's last), in file order."""
         for part in self.parts:
+            # a vector counts as (rows, 1), a matrix is (rows, columns)
             rows, columns = part.shape[0], part.shape[1] if len(part.shape) > 1 else 1
             block = rows // part.heads if part.heads else 1
             step = max(1, RANGE // (columns * block)) * block
@@ -126,8 +127,11 @@ class ConversionPass:
     def fill_rows(
         self, part: OutputTensor, first: int, out: ggml.Floats, reader: TensorReader
     ) -> ggml.Floats:
-        """Rows of one part as float32, in their final order; `out` is used, the answer counts."""
-        if part.values is not None:
+        """Rows of one part as float32, in their final order; `out` is used, the answer counts.
+
+        Both are (rows asked for, columns).
+        """
+        if part.values is not None:  # (rows,) -> (rows, 1)
             out[:] = part.values.reshape(-1, 1)[first : first + len(out)]
             return out
         assert part.source is not None  # a part has a source or values
@@ -167,10 +171,11 @@ class _Work:
                 while (taken := self.take_range()) is not None:
                     part, first, count, last = taken
                     columns = part.shape[1] if len(part.shape) > 1 else 1
+                    # both are as large as the largest range yet: (count * columns,), and 4 bytes for each
                     if floats.size < count * columns:
                         floats = np.empty(count * columns, np.float32)
                         packed = np.empty(floats.nbytes, np.uint8)
-                    rows = floats[: count * columns].reshape(count, columns)
+                    rows = floats[: count * columns].reshape(count, columns)  # a view of `floats`
                     rows = self.job.fill_rows(part, first, rows, reader)
                     for target, file in zip(self.targets, files, strict=True):
                         _store(part, first, rows, packed, target, file)
@@ -209,6 +214,7 @@ def unpermute_rope(rows: ggml.Floats, head: int) -> ggml.Floats:
     [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
     """
     count, columns = rows.shape
+    # (heads, 2, head / 2, columns) -> (heads, head / 2, 2, columns): what rotates together comes together
     turned = rows.reshape(count // head, 2, head // 2, columns).swapaxes(1, 2)
     return np.ascontiguousarray(turned).reshape(count, columns)
 

@@ -28,7 +28,7 @@ def write_general_keys(writer: gguf.GGUFWriter, source: ExportSource, parameters
     """Write the general keys; `parameters` is the number of weights."""
     folder = source.folder
     named = Path(source.hub_id or folder.resolve().name)
-    card = gguf.Metadata.apply_metadata_heuristic(
+    metadata = gguf.Metadata.apply_metadata_heuristic(
         gguf.Metadata(),
         gguf.Metadata.load_model_card(folder),
         gguf.Metadata.load_hf_parameters(folder),
@@ -37,15 +37,15 @@ def write_general_keys(writer: gguf.GGUFWriter, source: ExportSource, parameters
     )
     advice = read_json(folder / "generation_config.json")
     for name, key in SAMPLING.items():
-        setattr(card, name, advice.get(key))
+        setattr(metadata, name, advice.get(key))
     if source.adapter is not None:
-        _taught(card, source)
-    if card.name is None:
-        card.name = source.name
-    if card.size_label is None:
-        card.size_label = gguf.size_label(parameters, parameters, 0, 0)
+        _taught(metadata, source)
+    if metadata.name is None:
+        metadata.name = source.name
+    if metadata.size_label is None:
+        metadata.size_label = gguf.size_label(parameters, parameters, 0, 0)
     writer.add_type(gguf.GGUFType.MODEL)
-    card.set_gguf_meta_model(writer)
+    metadata.set_gguf_meta_model(writer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in rig_keys(source).items():
         writer.add_string(key, value)
@@ -59,9 +59,9 @@ def rig_keys(source: ExportSource) -> dict[str, str]:
     return keys | source.reply_format.to_metadata()
 
 
-def _taught(card: gguf.Metadata, source: ExportSource) -> None:
+def _taught(metadata: gguf.Metadata, source: ExportSource) -> None:
     """An adapter makes it another model: its own name, and the base as what it comes from."""
-    base: dict[str, str] = {"name": card.name or source.base}
+    base: dict[str, str] = {"name": metadata.name or source.base}
     if source.hub_id:
         organisation, name = source.hub_id.split("/", 1)
         base = {
@@ -69,5 +69,5 @@ def _taught(card: gguf.Metadata, source: ExportSource) -> None:
             "organization": gguf.Metadata.id_to_title(organisation),
             "repo_url": f"https://huggingface.co/{source.hub_id}",
         }
-    card.name = source.name
-    card.base_models = [base]
+    metadata.name = source.name
+    metadata.base_models = [base]

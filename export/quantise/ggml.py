@@ -51,9 +51,9 @@ def quantise_rows(
     out: npt.NDArray[np.uint8],
     importance: Floats | None = None,
 ) -> int:
-    """Write `rows` (float32, [rows, columns], contiguous) as `kind` into `out`; return the bytes.
+    """Write `rows` ((rows, columns), float32, contiguous) as `kind` into `out`; return the bytes.
 
-    `importance` weighs the columns ([columns]). Rows are independent of each other, so any split of a
+    `importance` weighs the columns: (columns,). Rows are independent of each other, so any split of a
     tensor into rows gives the same bytes. The caller has asked for the importance matrix where the
     type cannot do without one: the library aborts the process otherwise.
     """
@@ -79,6 +79,7 @@ def is_finite(kind: GGMLQuantizationType, data: npt.NDArray[np.uint8], size: int
 def widen_to_float32(dtype: str, raw: npt.NDArray[np.uint8], out: Floats) -> None:
     """Turn safetensors numbers (`BF16`, `F16`, `F32`) into float32, as many as `out` holds."""
     if dtype == "F32":
+        # (bytes,) -> (numbers,): four bytes are one number
         np.copyto(out.reshape(-1), raw[: out.nbytes].view(np.float32))
         return
     function = "ggml_bf16_to_fp32_row" if dtype == "BF16" else "ggml_fp16_to_fp32_row"

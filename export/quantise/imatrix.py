@@ -176,6 +176,7 @@ class _Collector:
         if not name.startswith("blk.") or inputs.type != 0:
             return not ask
         if not ask:
+            # ggml names the innermost side first: (columns, tokens, 1, 1) -> (tokens, columns)
             rows, columns = inputs.ne[1] * inputs.ne[2] * inputs.ne[3], inputs.ne[0]
             flat = (ctypes.c_float * (rows * columns)).from_address(inputs.data)
             values = np.frombuffer(flat, np.float32).reshape(rows, columns)
@@ -183,6 +184,7 @@ class _Collector:
         return True
 
     def _add(self, name: str, values: Floats) -> None:
+        # (tokens, columns) -> (columns,)
         square = np.einsum("ij,ij->j", values, values, dtype=np.float32)
         matrix = self._matrix
         matrix.sums[name] = matrix.sums[name] + square if name in matrix.sums else square
@@ -203,6 +205,7 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
     for name, values in tensors.items():
         if name.endswith(".in_sum2"):
             plain = name.removesuffix(".in_sum2")
+            # (1, columns) -> (columns,)
             found.sums[plain] = np.array(values, np.float32).reshape(-1)
             found.counts[plain] = int(np.asarray(tensors[f"{plain}.counts"]).reshape(-1)[0])
     return found

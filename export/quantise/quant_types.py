@@ -136,7 +136,7 @@ def choose_types(
         elif default in PLAIN:
             found[name] = default
         else:
-            columns = dimensions[name][-1]
+            columns = dimensions[name][-1]  # (rows, columns): a row is what is cut into blocks
             found[name] = _fit(chooser.choose_type(name, default, columns), columns)
     return found
 

@@ -33,6 +33,7 @@ def kl_divergence(one: Floats, other: Floats) -> tuple[float, float]:
     (0.0, 1.0)
     """
     total, same = 0.0, 0
+    # a row at a time, (vocabulary,) each: float64 copies of a whole text would be large
     for left, right in zip(one, other, strict=True):
         p, q = _log_softmax(left), _log_softmax(right)
         total += float(np.sum(np.exp(p) * (p - q)))
@@ -111,6 +112,7 @@ def adapter_effect(plan: ExportPlan, files: Sequence[Path], report: CheckReport)
     with TensorReader() as reader:
         for part in changed:
             rows = part.shape[0] // part.heads if part.heads else min(part.shape[0], 32)
+            # one head, or 32 rows: (rows, columns)
             blank = np.empty((rows, part.shape[1] if len(part.shape) > 1 else 1), np.float32)
             before = bare.fill_rows(part, 0, blank, reader).copy()
             after = work.fill_rows(part, 0, blank, reader)
@@ -166,7 +168,7 @@ def _trained(
             weights=plan.conversion_pass.parameter_count,
             threads=threads,
         ):
-            truth.append(taught[:, :size].copy())
+            truth.append(taught[:, :size].copy())  # (tokens, vocabulary), less the padded ends
             if bare is not None:
                 moved.append(kl_divergence(truth[-1], bare[:, :size])[0])
     except torch_reference.FAILS as error:

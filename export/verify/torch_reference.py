@@ -1,7 +1,7 @@
 """What was trained, in PyTorch, where it is installed: the yardstick for the exported file. Optional.
 
 Only here does this room touch torch, and only when the check asks. An adapter that was trained on a 4-bit
-base is computed on that base too, with bitsandbytes' kernels for processors: no card is needed.
+base is computed on that base too, with bitsandbytes' kernels for processors: no GPU is needed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def torch_logits(
 ) -> Iterator[tuple[Floats, Floats | None]]:
     """For each text the logits of base and adapter, and of the base alone where there is an adapter.
 
-    Each is [tokens, vocabulary] in float32. `weights` is their number; too little memory, or a package
+    Each is (tokens, vocabulary) in float32. `weights` is their number; too little memory, or a package
     that is not there, is a RuntimeError. `four_bits` loads the base in 4 bits, its own ones or NF4 made of
     its 16 bits, and leaves the base alone out.
     """
@@ -94,7 +94,8 @@ def torch_logits(
         model.eval()
         for tokens in texts:
             with torch.inference_mode():
-                asked = torch.tensor([list(tokens)])
+                asked = torch.tensor([list(tokens)])  # (1, tokens)
+                # logits: (1, tokens, vocabulary)
                 taught, bare = model(asked).logits[0].float().numpy(), None
                 if adapter is not None and not four_bits:
                     with model.disable_adapter():

@@ -88,7 +88,7 @@ class ModelClient:
             )
         except httpx.InvalidURL as error:
             raise WrongUse(f"{url!r} is not an address ({error}).") from None
-        self._card: dict[str, Any] | None = None
+        self._model_info: dict[str, Any] | None = None
 
     def close(self) -> None:
         """Close the connections."""
@@ -159,17 +159,17 @@ class ModelClient:
 
         Empty where a server has no such page.
         """
-        if self._card is None:
+        if self._model_info is None:
             with self._errors():
                 response = self._http.get("/v1/models")
                 if response.status_code == 404:
-                    self._card = {}
-                    return self._card
+                    self._model_info = {}
+                    return self._model_info
                 _check(response)
                 listed = response.json().get("data") or [{}]
                 named = [row for row in listed if row.get("id") == self._named]
-                self._card = dict((named or listed)[0])
-        return self._card
+                self._model_info = dict((named or listed)[0])
+        return self._model_info
 
     @property
     def model(self) -> str:

@@ -76,7 +76,7 @@ def train(
 ) -> LlamaForCausalLM:
     """Train `model` on `steps` batches; the loss is on the replies.
 
-    On a card the forward and backward pass use a bfloat16 copy, which is what is stored in the end; the
+    On a GPU the forward and backward pass use a bfloat16 copy, which is what is stored in the end; the
     weights that are stepped are float32.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
