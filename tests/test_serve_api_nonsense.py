@@ -1,4 +1,4 @@
-"""pytest tests/test_serve_http_nonsense.py: whatever comes in, a sentence goes out and the server stays.
+"""pytest tests/test_serve_api_nonsense.py: whatever comes in, a sentence goes out and the server stays.
 
 By default a hundred and twenty requests are made up; with `-m slow` six thousand more.
 """

@@ -1,4 +1,4 @@
-"""pytest tests/test_serve_http_crashes.py: deaths, storms of requests, leaving and coming back."""
+"""pytest tests/test_serve_api_crashes.py: deaths, storms of requests, leaving and coming back."""
 
 from __future__ import annotations
 

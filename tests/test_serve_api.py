@@ -1,4 +1,4 @@
-"""pytest tests/test_serve_http.py: `rig serve` as its clients see it, over real HTTP."""
+"""pytest tests/test_serve_api.py: `rig serve` as its clients see it, over real HTTP."""
 
 from __future__ import annotations
 

@@ -1,0 +1,140 @@
+"""What a GGUF header tells, and what is wrong with one: `pytest tests/test_rig_gguf_header.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rig.errors import RigError
+from rig.model import gguf as model_gguf
+from support.gguf_files import write_shaped
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shaped(tmp_path_factory.mktemp("model") / "small.gguf")
+
+
+def test_a_header_tells_what_the_writer_wrote(small: Path) -> None:
+    found = model_gguf.read_header(small)
+    assert (found.arch, found.quant_name, found.context_length) == ("llama", "F16", 8192)
+    assert found.arch_value("attention.head_count_kv") == 2
+    assert found.metadata["general.tags"] == ["a", "b"]
+    assert found.reply_format.reasoning_open == "<reasoning>"
+    assert {t.name: t.shape for t in found.tensors}["blk.1.ffn_down.weight"] == (256, 512)
+    theirs = {t.name: int(t.n_bytes) for t in gguf.GGUFReader(small).tensors}
+    assert {t.name: t.bytes for t in found.tensors} == theirs
+
+
+def test_a_large_vocabulary_is_counted_and_not_built(tmp_path: Path) -> None:
+    tokens = [f"token{n}" for n in range(model_gguf.KEPT + 1)]
+    found = model_gguf.read_header(
+        write_shaped(tmp_path / "m.gguf", tokens=tokens, vocab=len(tokens))
+    )
+    assert found.metadata["tokenizer.ggml.tokens"] == found.vocab_size == model_gguf.KEPT + 1
+
+
+def test_every_type_of_gguf_has_its_size() -> None:
+    theirs = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
+    for number, (name, block, size) in model_gguf.BLOCKS.items():
+        assert theirs[number] == (block, size), name
+        assert gguf.GGMLQuantizationType(number).name == name
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "not a GGUF"),
+        (b"{}", "not a GGUF"),
+        (b"PK\x03\x04 a zip file", "not a GGUF"),
+        (b"GGUF", "damaged"),
+        (b"GGUF\x63\x00\x00\x00" + b"\0" * 64, "damaged"),  # a version from the future
+        (b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, "damaged"),  # absurd counts
+    ],
+)
+def test_what_is_no_gguf_is_refused_with_a_sentence(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    path = tmp_path / "thing.gguf"
+    path.write_bytes(content)
+    with pytest.raises(RigError, match=says):
+        model_gguf.read_header(path)
+
+
+def test_a_half_downloaded_file_is_refused_with_the_numbers(small: Path, tmp_path: Path) -> None:
+    whole = small.read_bytes()
+    half = tmp_path / "half.gguf"
+    half.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RigError, match=f"not all there .{len(whole) // 2:,} of"):
+        model_gguf.read_header(half)
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RigError, match="folder"):
+        model_gguf.read_header(tmp_path)
+    with pytest.raises(RigError, match="no file"):
+        model_gguf.read_header(tmp_path / "none.gguf")
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    at=st.lists(st.tuples(st.integers(4, 1500), st.integers(0, 255)), min_size=1, max_size=8),
+    cut=st.integers(4, 3000),
+)
+def test_a_damaged_header_never_does_worse_than_a_sentence(
+    small: Path, tmp_path: Path, at: list[tuple[int, int]], cut: int
+) -> None:
+    data = bytearray(small.read_bytes()[:cut])
+    for place, value in at:
+        if place < len(data):
+            data[place] = value
+    path = tmp_path / "fuzzed.gguf"
+    path.write_bytes(data)
+    with pytest.raises(RigError):
+        model_gguf.read_header(path)
+
+
+def test_a_split_model_is_all_its_parts(small: Path, tmp_path: Path) -> None:
+    names = [f"big-{n:05d}-of-00002.gguf" for n in (1, 2)]
+    for n, name in enumerate(names):
+        writer = gguf.GGUFWriter(tmp_path / name, "llama")
+        writer.add_uint16("split.no", n)
+        writer.add_uint16("split.count", 2)
+        writer.add_tensor(f"part{n}", np.zeros(1024, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    found = model_gguf.read_header(tmp_path / names[0])
+    assert [part.name for part in found.parts] == names
+    assert found.total_bytes == sum((tmp_path / name).stat().st_size for name in names)
+    with pytest.raises(RigError, match="later part"):
+        model_gguf.read_header(tmp_path / names[1])
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(RigError, match="missing: big-00002-of-00002"):
+        model_gguf.read_header(tmp_path / names[0])
+
+
+def test_a_fingerprint_tells_files_apart_by_size_beginning_and_end(tmp_path: Path) -> None:
+    base = bytes(3 * 2**20)
+    files = {
+        "same": base,
+        "again": base,
+        "longer": base + b"\0",
+        "other head": b"x" + base[1:],
+        "other end": base[:-1] + b"x",
+        "short": b"GGUF",
+    }
+    found = {}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        found[name] = model_gguf.fingerprint_file(tmp_path / name)
+    assert found["same"] == found["again"]
+    assert len(set(found.values())) == len(files) - 1
