@@ -362,7 +362,7 @@ def test_a_person_sees_figures_and_replies_side_by_side(trained: Path) -> None:
         "bigger, 9.11",
     ):
         assert words in " ".join(done.stdout.split())
-    assert "after: 12/12" in done.stderr  # progress stays off stdout
+    assert "after: 12 of 12 asked" in done.stderr  # progress stays off stdout
 
 
 def test_a_run_without_an_adapter_says_what_can_be_done(trained: Path, tmp_path: Path) -> None:
