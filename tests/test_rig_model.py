@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOMS, ROOT
 
+from rig.errors import RigError
 from rig.model.chat_template import ChatTemplate, ChatTemplateError, default_template, render_chat
-from rig.model.reply_format import THINKING, ParsedReply, ReplySplitter
+from rig.model.reply_format import (
+    PLAIN,
+    TAUGHT,
+    THINKING,
+    ParsedReply,
+    ReplyFormat,
+    ReplySplitter,
+)
 
 SAID = [{"role": "user", "content": "<b> & <|end|>"}]
 
@@ -102,3 +111,51 @@ def test_those_marks_stand_in_one_place() -> None:
         if re.search("""["']<think>["']""", path.read_text("utf-8"))
     ]
     assert holders == ["rig/model/reply_format.py"]
+
+
+REPLY = "<reasoning>\n3 < 4, so 4\n</reasoning>\n<answer>\n4\n</answer>\n"
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_a_stream_cut_anywhere_splits_as_the_whole_does(size: int) -> None:
+    splitter = ReplySplitter(TAUGHT)
+    pieces = [splitter.feed_text(REPLY[i : i + size]) for i in range(0, len(REPLY), size)]
+    pieces.append(splitter.flush_text())
+    assert "".join(t for t, _ in pieces).strip() == "3 < 4, so 4"
+    assert "".join(a for _, a in pieces).strip() == "4"
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ("", "", ""),
+        ("no tags at all", "", "no tags at all"),
+        ("<reasoning>cut off in the mid", "cut off in the mid", ""),
+        ("<reasoning>a</reasoning>no answer tag", "a", "no answer tag"),
+        ("a < b and <b>bold</b>", "", "a < b and <b>bold</b>"),
+        ("ends with half a tag <answ", "", "ends with half a tag <answ"),
+    ],
+)
+def test_odd_replies_lose_no_text(text: str, thought: str, answer: str) -> None:
+    assert TAUGHT.split_reply(text) == (thought, answer)
+
+
+def test_a_plain_model_is_left_alone() -> None:
+    assert PLAIN.split_reply(REPLY) == ("", REPLY.strip())
+    assert not PLAIN.matches_text(REPLY)
+
+
+def test_the_contract_travels_in_a_folder_and_in_metadata(tmp_path: Path) -> None:
+    TAUGHT.save_to(tmp_path)
+    assert (
+        ReplyFormat.from_folder(tmp_path)
+        == TAUGHT
+        == ReplyFormat.from_metadata(TAUGHT.to_metadata())
+    )
+    assert ReplyFormat.from_folder(tmp_path / "nowhere") == PLAIN
+
+
+def test_a_damaged_contract_is_named(tmp_path: Path) -> None:
+    (tmp_path / "reply_format.json").write_text('{"reasoning_open": ', "utf-8")
+    with pytest.raises(RigError, match="damaged"):
+        ReplyFormat.from_folder(tmp_path)

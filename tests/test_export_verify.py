@@ -1,4 +1,4 @@
-"""The check finds what goes wrong in exports, loudly: `pytest tests/test_export_check.py`."""
+"""The check finds what goes wrong in exports, loudly: `pytest tests/test_export_verify.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importance matrices, made, read and used: `pytest tests/test_export_imatrix.py`."""
+"""Importance matrices, made, read and used: `pytest tests/test_export_quantise_imatrix.py`."""
 
 from __future__ import annotations
 

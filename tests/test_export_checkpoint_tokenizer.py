@@ -1,4 +1,4 @@
-"""Tokenizers: the same tokens from the file as from the model: `pytest tests/test_export_vocabulary.py`."""
+"""The same tokens from the file as from the model: `pytest tests/test_export_checkpoint_tokenizer.py`."""
 
 from __future__ import annotations
 

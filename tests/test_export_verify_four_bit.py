@@ -1,4 +1,4 @@
-"""How far an export is from an adapter's 4-bit training: `pytest tests/test_export_four_bit.py`."""
+"""How far an export is from an adapter's 4-bit training: `pytest tests/test_export_verify_four_bit.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which type each tensor gets, held against the installed llama.cpp: `pytest tests/test_export_mix.py`."""
+"""Each tensor's type, held against the installed llama.cpp: `pytest tests/test_export_quantise_types.py`."""
 
 from __future__ import annotations
 

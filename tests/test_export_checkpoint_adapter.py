@@ -1,4 +1,4 @@
-"""Every kind of LoRA, worked in as PEFT computes it: `pytest tests/test_export_adapter.py`."""
+"""Every kind of LoRA, worked in as PEFT computes it: `pytest tests/test_export_checkpoint_adapter.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GGUF file may claim, and what reading it then costs: `pytest tests/test_rig_gguf.py`."""
+"""What a GGUF file may claim, and what reading it then costs: `pytest tests/test_rig_model_gguf.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other forms: merged folder, GGUF adapter, Modelfile: `pytest tests/test_export_others.py`."""
+"""The other forms: merged folder, GGUF adapter, Modelfile: `pytest tests/test_export_forms.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole chain, command by command: `pytest tests/test_loop.py` (and `-m slow` for the quickstart itself).
+"""The whole chain, command by command: `pytest tests/test_rig_quickstart.py` (`-m slow`: the quickstart).
 
 On real input where ../shared/data is: real GSM8K rows, a real saved page, a real card from the database dump.
 """

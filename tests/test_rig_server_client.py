@@ -1,4 +1,4 @@
-"""Asking a model over HTTP, also one that misbehaves: `pytest tests/test_client.py`."""
+"""Asking a model over HTTP, also one that misbehaves: `pytest tests/test_rig_server_client.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding a server or starting one, by any number of callers: `pytest tests/test_starter.py`.
+"""Finding a server or starting one, by any number of callers: `pytest tests/test_rig_server_connect.py`.
 
 What is started here is a stand-in for `rig serve`: a real process with a real port that announces itself.
 """
@@ -98,9 +98,9 @@ def test_it_leaves_by_itself_and_its_parent_keeps_no_zombie(plan: dict[str, Any]
 CALLER = """
 import sys
 from rig.server import connect
-import test_starter, json
+import test_rig_server_connect, json
 connect.serve_command = lambda name, idle: [
-    sys.executable, "-c", test_starter.STAND_IN, name, "60", '{"load": 1}'
+    sys.executable, "-c", test_rig_server_connect.STAND_IN, name, "60", '{"load": 1}'
 ]
 with connect.connect_model(model="shared/model") as client:
     print(client.model_info()["id"])

@@ -1,4 +1,4 @@
-"""The one pass against llama.cpp's own tools, byte for byte: `pytest tests/test_export_parity.py`.
+"""The one pass against llama.cpp's own tools, byte for byte: `pytest tests/test_export_gguf_parity.py`.
 
 `llama_model_quantize` of the installed library always takes part. llama.cpp's converter stands in
 llama-cpp-python's source package: RIG_LLAMA_CPP names its `vendor/llama.cpp`; with CI set it is downloaded.
