@@ -74,7 +74,7 @@ class ModelServer:
         )
         server = UvicornServer(config)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _stop_signals():
             with contextlib.suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, server.request_exit)
         serving = asyncio.create_task(server.serve(sockets=[line]))
@@ -154,6 +154,17 @@ class UvicornServer(uvicorn.Server):
     def request_exit(self) -> None:
         """Stop taking requests and finish those in progress."""
         self.should_exit = True
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """The signals that end the server.
+
+    A SIGINT that was ignored when the process began stays ignored: a shell does that to what runs in the
+    background of a script, so that Ctrl-C ends the script and not the server.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM]
 
 
 @contextlib.contextmanager
