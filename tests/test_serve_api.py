@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +12,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from click.testing import CliRunner
+from llm.cli import cli as llm_command
 
 from rig.model.reply_format import TAUGHT
 from rig.server import running_servers
@@ -27,6 +26,7 @@ from rig.server.client import (
 )
 from support import serve_gguf
 from support.serve_server import Server
+from support.serve_shell import run
 
 HELLO = [{"role": "user", "content": "the hat in on an the he"}]
 SCHEMA = {
@@ -64,6 +64,14 @@ def plain(folder: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def taught(folder: Path) -> Iterator[Server]:
     with Server(folder / "taught.gguf", folder / "home") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def narrow(folder: Path) -> Iterator[Server]:
+    """One place, one who may wait, ten thousand bytes, and no system prompt added."""
+    options = ("--parallel", "1", "--queue", "1", "--body-limit", "0.01", "--no-system")
+    with Server(folder / "taught.gguf", folder / "narrow", *options) as server:
         yield server
 
 
@@ -123,21 +131,18 @@ def test_the_openai_client_gets_schemas_kept(plain: Server) -> None:
             said({"type": "json_schema", "json_schema": wrong}, 1)
 
 
-def test_the_llm_command_works(plain: Server, tmp_path: Path) -> None:
+def test_the_llm_command_works(
+    plain: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "extra-openai-models.yaml").write_text(
         f"- model_id: box\n  model_name: plain\n  api_base: {plain.url}/v1\n"
     )
-    environment = os.environ | {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "any"}
-    command = [str(Path(sys.executable).parent / "llm"), "-m", "box", "-o", "max_tokens", "8"]
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
     for more in ([], ["--no-stream"]):
-        done = subprocess.run(
-            [*command, *more, "the hat"],
-            env=environment,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        words = ["-m", "box", "-o", "max_tokens", "8", *more, "the hat"]
+        done = CliRunner().invoke(llm_command, words)
+        assert done.exit_code == 0, done.output
         assert done.stdout.strip()
 
 
@@ -177,15 +182,14 @@ def prompt_of(server: Server, messages: list[dict[str, Any]]) -> str:
 
 
 def test_the_taught_system_prompt_is_added_where_none_is_given(
-    taught: Server, folder: Path
+    taught: Server, narrow: Server
 ) -> None:
     assert TAUGHT.system_prompt in prompt_of(taught, HELLO)
     for role in ("system", "developer"):
         given = prompt_of(taught, [{"role": role, "content": "Be brief."}, *HELLO])
         assert TAUGHT.system_prompt not in given
         assert "system<|end_header_id|>\n\nBe brief." in given
-    with Server(folder / "taught.gguf", folder / "home2", "--no-system") as server:
-        assert "Think before" not in prompt_of(server, HELLO)
+    assert "Think before" not in prompt_of(narrow, HELLO)
 
 
 def test_thought_and_answer_come_apart(taught: Server) -> None:
@@ -327,85 +331,80 @@ def test_a_key_is_needed_where_one_is_set(folder: Path, tmp_path: Path) -> None:
             client.chat(HELLO, max_tokens=1)
 
 
-def refused(model: Path, home: Path, *options: str) -> tuple[int, str]:
-    """A `rig serve` that must not start: exit code and last line."""
-    server = Server(model, home, *options, wait=False)
-    code = server.process.wait(60)
-    server.http.close()
-    return code, server.said().strip().splitlines()[-1]
+def test_what_can_t_be_served_is_said_in_a_sentence(
+    folder: Path, tmp_path: Path, own_home: Path
+) -> None:
+    def refused(model: Path, *options: str) -> tuple[int, str]:
+        done = run("serve", str(model), "--port", "0", *options)
+        return done.exit_code, done.stderr.strip().splitlines()[-1]
 
-
-def test_what_can_t_be_served_is_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:
     good, bad = folder / "plain.gguf", tmp_path / "bad.gguf"
     bad.write_bytes(b"GGUF" + bytes(100))
-    assert refused(bad, tmp_path)[0] == 1
-    code, said = refused(good, tmp_path, "--host", "0.0.0.0")
+    assert refused(bad)[0] == 1
+    code, said = refused(good, "--host", "0.0.0.0")
     assert (code, "--api-key-file" in said) == (2, True)
-    code, said = refused(good, tmp_path, "--ctx", "100000")
+    code, said = refused(good, "--ctx", "100000")
     assert (code, "4096" in said) == (2, True)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        code, said = refused(good, tmp_path, "--port", port)
+        code, said = refused(good, "--port", port)
     assert (code, f"Port {port}" in said and "--port" in said) == (1, True)
-    code, said = refused(good, tmp_path, "--lora", str(good))
+    code, said = refused(good, "--lora", str(good))
     assert (code, "adapter" in said) == (1, True)
-    assert not list((tmp_path / "state/servers").glob("*.json")), "nobody is told of a failed start"
+    assert not list((own_home / "state/servers").glob("*.json")), "nobody is told of a failed start"
 
 
-def test_a_body_that_is_too_large_or_too_slow_is_refused(folder: Path, tmp_path: Path) -> None:
-    with Server(folder / "plain.gguf", tmp_path, "--body-limit", "0.01") as server:
-        for body in (b"x" * 20_000, iter([b"x" * 5000] * 4)):
-            answer = server.http.post("/v1/completions", content=body)
-            assert answer.status_code == 413
-            assert "10,485 bytes" in answer.json()["error"]["message"]
+def test_a_body_that_is_too_large_or_too_slow_is_refused(narrow: Server) -> None:
+    for body in (b"x" * 20_000, iter([b"x" * 5000] * 4)):
+        answer = narrow.http.post("/v1/completions", content=body)
+        assert answer.status_code == 413
+        assert "10,485 bytes" in answer.json()["error"]["message"]
 
 
 # Queue ------------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_says_when_to_come_back(folder: Path, tmp_path: Path) -> None:
-    with Server(folder / "plain.gguf", tmp_path, "--parallel", "1", "--queue", "1") as server:
-        answers: list[httpx.Response] = []
-        asking = [
-            threading.Thread(target=lambda t=text: answers.append(server.chat(t))) for text in "ab"
-        ]
-        with server.frozen():
-            asking[0].start()
-            server.until("working", 1)
-            asking[1].start()
-            server.until("waiting", 1)
-            third = server.chat("third")
-            assert third.status_code == 429
-            assert int(third.headers["retry-after"]) >= 1
-            assert "waiting" in third.json()["error"]["message"]
-            with ModelClient(server.url) as client, pytest.raises(ServerBusy):
-                client.chat(HELLO)
-        for thread in asking:
-            thread.join(30)
-        assert [answer.status_code for answer in answers] == [200, 200]
-        assert server.chat("fourth").is_success
+def test_a_full_queue_says_when_to_come_back(narrow: Server) -> None:
+    answers: list[httpx.Response] = []
+    asking = [
+        threading.Thread(target=lambda t=text: answers.append(narrow.chat(t))) for text in "ab"
+    ]
+    with narrow.frozen():
+        asking[0].start()
+        narrow.until("working", 1)
+        asking[1].start()
+        narrow.until("waiting", 1)
+        third = narrow.chat("third")
+        assert third.status_code == 429
+        assert int(third.headers["retry-after"]) >= 1
+        assert "waiting" in third.json()["error"]["message"]
+        with ModelClient(narrow.url) as client, pytest.raises(ServerBusy):
+            client.chat(HELLO)
+    for thread in asking:
+        thread.join(30)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert narrow.chat("fourth").is_success
 
 
-def test_a_person_comes_before_a_bot(folder: Path, tmp_path: Path) -> None:
+def test_a_person_comes_before_a_bot(narrow: Server) -> None:
     """With one place, a person's question is answered while the bot's reply rests, and that goes on."""
     bot = {"X-Rig-Priority": "bot"}
-    with Server(folder / "plain.gguf", tmp_path, "--parallel", "1") as server:
-        long = {"messages": HELLO, "stream": True, "max_tokens": 1500} | ENDLESS
-        with server.http.stream("POST", "/v1/chat/completions", json=long, headers=bot) as reply:
-            lines = reply.iter_lines()
-            next(lines)
-            with server.frozen():
-                answers: list[httpx.Response] = []
-                person = threading.Thread(target=lambda: answers.append(server.chat("quick")))
-                person.start()
-                server.until("resting", 1)
-            person.join(30)
-            assert answers[0].is_success
-            rest = [json.loads(x[6:]) for x in lines if x.startswith("data: {")]
-        assert rest[-1]["choices"][0]["finish_reason"] == "length"
-        boss = {"X-Rig-Priority": "boss"}
-        asked = {"messages": HELLO}
-        assert server.http.post("/v1/chat/completions", json=asked, headers=boss).status_code == 400
+    long = {"messages": HELLO, "stream": True, "max_tokens": 1500} | ENDLESS
+    with narrow.http.stream("POST", "/v1/chat/completions", json=long, headers=bot) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        with narrow.frozen():
+            answers: list[httpx.Response] = []
+            person = threading.Thread(target=lambda: answers.append(narrow.chat("quick")))
+            person.start()
+            narrow.until("resting", 1)
+        person.join(30)
+        assert answers[0].is_success
+        rest = [json.loads(x[6:]) for x in lines if x.startswith("data: {")]
+    assert rest[-1]["choices"][0]["finish_reason"] == "length"
+    boss = {"X-Rig-Priority": "boss"}
+    asked = {"messages": HELLO}
+    assert narrow.http.post("/v1/chat/completions", json=asked, headers=boss).status_code == 400
 
 
 def test_a_request_that_takes_too_long_is_ended_with_a_sentence(
