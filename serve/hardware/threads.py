@@ -2,7 +2,7 @@
 
 llama.cpp's threads wait for each other by spinning, several hundred times in a token. On a box of its own
 that is the fastest way. When another program takes one of the cores, all threads wait for the one that
-lost it, and a model that wrote 40 tokens a second writes 3 (benchmarks/serve.py --busy); with one thread
+lost it, and a model that wrote 40 tokens a second writes 3 (benchmarks/serve.py --only busy); with one thread
 less it writes 11. So: when the threads do not get the processor time they could use, try with fewer; when
 they do, try with more; keep what proves faster, and ask less and less often while nothing changes.
 """
