@@ -1,4 +1,4 @@
-"""What a GGUF header tells, and what is wrong with one: `pytest tests/test_rig_gguf_header.py`."""
+"""What a GGUF header tells, and what is wrong with one: `pytest tests/test_rig_model_gguf_header.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What systemd is told: `pytest tests/test_rig_sd_notify.py`."""
+"""What systemd is told: `pytest tests/test_rig_server_sd_notify.py`."""
 
 from __future__ import annotations
 
