@@ -1,4 +1,4 @@
-"""Tests that compute with small tensors take one core: `from one_thread import one_thread`.
+"""Tests that compute with small tensors take one core: `from support.one_thread import one_thread`.
 
 Small tensors gain nothing by two threads, which spin while they wait for each other, and the other core is
 somebody else's. The fixture serves every test of the module that imports it.
