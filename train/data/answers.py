@@ -1,46 +1,56 @@
 """What counts as a final answer, and when two are the same: exact where numbers are, deaf to their dress.
 
-`1,000`, `$1,000`, `1000.00`, `\\boxed{1000}` and `1000 dollars` are one answer; `10,00`, `5 or 6` and `5*3`
-are none, for an answer that hedges or leaves the sum to the reader must not pay. Pure: no torch. math-verify
-is asked only where the gold itself is a formula.
+`1,000`, `$1,000`, `1000.00`, `\\boxed{1000}` and `1000 dollars` are one answer; `10,00`, `5 or 6`, `not 5`
+and `5*3` are none, for an answer that hedges or leaves the sum to the reader must not pay. A gold that is one
+plain number is met by one plain number alone. Otherwise words are compared, then lists part by part, then
+math-verify is asked. Pure: no torch.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import json
 import re
-import threading
-import unicodedata
-from collections.abc import Iterator
-from fractions import Fraction
 from functools import lru_cache
-from itertools import islice
 
 from rig.model.reply_format import TAUGHT, ReplyFormat
+from train.data import lists, number
+from train.data.formulas import formulas_agree, is_formula
+from train.data.number import Number, parse_number
+from train.data.undress import find_boxed, undress, write_out
 
-SCALES = {"k": 3, "thousand": 3, "million": 6, "billion": 9, "bn": 9, "trillion": 12}
-DASHES = "−–‒﹣－"
+__all__ = [
+    "accepted_answers", "bare_answer", "extract_final_answer", "extract_gold_answer",
+    "extract_tagged_answer", "join_answers", "matches_gold", "parse_number", "same_answer",
+]  # fmt: skip
 
-_ODD_SIGN = re.compile(f"[{DASHES}¼-¾⅐-⅞]")
-_BLOB = r"(?:[0-9](?:[0-9.,]*[0-9])?|\.[0-9]+)"
-_TOKEN = re.compile(
-    r"(?P<sign>[-+])?\s?(?P<blob>" + _BLOB + r")(?:[eE](?P<power>[+-]?[0-9]{1,3})(?![0-9A-Za-z]))?"
-    r"(?:\s*/\s*(?P<below>[0-9]+)(?![0-9.,]*[0-9]))?"
-    r"(?:\s?(?P<scale>thousand|million|billion|trillion|bn|(?<=[0-9])k)\b)?",
+LONGEST = number.LONGEST
+"""Characters; a longer answer is compared to the letter alone, and a last number is looked for in that many."""
+
+_PHRASE = re.compile(r"\banswer\b\**\s*(?:is|:|=|would be|comes to)+\s*:?[\s*]*", re.IGNORECASE)
+_HEADING = re.compile(r"^[ \t]*####[ \t]*(.*)$", re.MULTILINE)
+_LABEL = re.compile(r"[^\W\d_][^\W\d_][^:=0-9\n]{0,60}?\s*[:=]\s*(?=\S)")
+_ABOUT = re.compile(
+    r"(?:~|≈|(?:it|that|this|they|he|she)(?:'s|\s+is|\s+are)\b|approximately|approx\.?|about|around|roughly|nearly|almost"
+    r"|exactly|only|just|(?:a|the)?\s*(?:grand\s+)?total\s+of)\s*",
     re.IGNORECASE,
 )
-_MIXED = re.compile(r"(?<![0-9.,/])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![0-9/])")
-_PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
-_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
-_SPACED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:[ \u00a0\u2009\u202f][0-9]{3})+(?![0-9])")
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z])\s?\^\s?\{?-?[0-9]\}?")
-_FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
-_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_MONEY = re.compile(r"\\?\$|[€£¥₹]|\b(?:US|USD|EUR|GBP|Rs\.?)(?=\s?-?[0-9$])")
-_PHRASE = re.compile(r"\banswer\b\**\s*(?:is|:|=|would be)+\s*:?[\s*]*", re.IGNORECASE)
-_EMPHASIS = re.compile(r"(?<![\w*])([*_`~]{1,3})(?=\S)(.*?)(?<=\S)\1(?![\w*])")
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|be|has|have|had|gets?|got|makes?|made|needs?|takes?|took|costs?|equals?|gives?|gave"
+    r"|earn(?:s|ed)?|spen[dt]s?|pays?|paid|sells?|sold|buys?|bought|lefts?|leaves|contains?|holds?|will|can"
+    r"|should|must|do(?:es)?|did|eats?|ate|runs?|ran|reads?|walk(?:s|ed)?|travel(?:s|led|ed)?|drives?|drove"
+    r"|uses?|used|remains?|weighs?|owes?|saves?|saved|finds?|found|scores?|scored|there|we|you|they)\b",
+    re.IGNORECASE,
+)
+_CHOICE = re.compile(
+    r"(?:option|choice|answer)?\s*\(?([A-Za-z])(?:[).:](?:\s+(?P<more>.*))?)?", re.IGNORECASE
+)
+_NAMED = re.compile(r"\s*\\?([A-Za-z](?:_\{?\w+\}?)?)\s*=(?!=)")
+_WHOLE_EQUATION = re.compile(r"[^=]*[0-9^+*/\\-][^=]*(?<![<>!])=")
 _THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Finding the answer in a reply, and in a cell
 
 
 def extract_tagged_answer(text: str, reply_format: ReplyFormat = TAUGHT) -> str | None:
@@ -63,7 +73,7 @@ def extract_tagged_answer(text: str, reply_format: ReplyFormat = TAUGHT) -> str 
 def extract_final_answer(text: str, reply_format: ReplyFormat = TAUGHT) -> str | None:
     r"""Return any clear final answer: in tags, boxed, after ####, after "the answer is", or the last number.
 
-    A thought that was cut off holds no answer, whatever numbers stand in it.
+    A thought that was cut off holds no answer, whatever numbers stand in it; a heading (#### Step 1) is none.
 
     >>> said = ["<answer>4</answer>", "So it is \\boxed{4}.", "2+2=4\n#### 4"]
     >>> tuple(map(extract_final_answer, said))
@@ -76,29 +86,101 @@ def extract_final_answer(text: str, reply_format: ReplyFormat = TAUGHT) -> str |
     if reply_format.answer_open and reply_format.answer_open in text:
         last = text.rpartition(reply_format.answer_open)[2]
         return _one(last.partition(reply_format.answer_close or "\0")[0].strip()) or None
-    if (boxed := _boxed(text)) is not None:
+    if (boxed := find_boxed(text)) is not None:
         return boxed.strip() or None
-    if "####" in text:
-        return text.rpartition("####")[2].strip().partition("\n")[0].strip() or None
-    if phrases := list(_PHRASE.finditer(text)):
-        rest = re.split(r"\n|\.(?:\s|\Z)", text[phrases[-1].end() :].strip(), maxsplit=1)[0]
-        if rest:
-            return _one(rest, first=True)
+    if (marked := _after_marker(text)) is not None:
+        return marked or None
+    if rest := _after_phrase(text):
+        return _one(rest, first=True)
     said = reply_format.split_reply(text).answer
     return _one(said) or None
 
 
 def extract_gold_answer(text: str) -> str:
-    """Return the answer of a GSM8K solution: what follows the last `####`; other texts are returned whole.
+    """Return the answer of a cell: what follows the last `####`, or the bare answer of a short sentence.
 
     >>> extract_gold_answer("She has 48/2 = <<48/2=24>>24 clips.\\n#### 1,024"), extract_gold_answer(" 18 ")
     ('1,024', '18')
+    >>> [extract_gold_answer(t) for t in ("The answer is 42.", "Tom has 42 cups.", "Apollo 11")]
+    ['42', '42 cups', 'Apollo 11']
     """
-    return text.rpartition("####")[2].strip()
+    text = text.strip()
+    if "####" in text and (marked := _after_marker(text)) is not None:
+        return marked
+    if "\\boxed{" in text or "<answer>" in text:
+        return extract_final_answer(text) or ""
+    return bare_answer(text)
+
+
+@lru_cache(maxsize=65536)
+def bare_answer(text: str) -> str:
+    """Return what a model that is asked for the final answer alone would write for the gold `text`.
+
+    >>> bare_answer("approximately 42"), bare_answer("3x^2"), bare_answer("not 42"), bare_answer("x = 5")
+    ('42', '3x^2', 'not 42', 'x = 5')
+    """
+    if text[-1:].isdigit() and text.isalnum() and text.isdigit():
+        return text
+    text = text.strip()
+    rest = _after_phrase(text) or text
+    if len(rest) > LONGEST:
+        return rest
+    for opening in (_LABEL, _ABOUT):
+        if (found := opening.match(rest)) and number.read_number(rest[found.end() :]):
+            rest = rest[found.end() :]
+    if not _VERB.search(rest) or number.read_number(rest) is None:
+        return rest
+    bare = write_out(undress(rest))
+    match = next(number.find_numbers(bare))
+    words_before = re.findall(r"[^\W\d_]+", bare[: match.start()])
+    if not words_before or not _VERB.search(bare[: match.start()]):
+        return rest
+    return bare[match.start() :].strip().rstrip(".")
+
+
+def _after_marker(text: str) -> str | None:
+    """The rest of the last `####` line, unless it is a heading with more text below; None without one."""
+    lines = list(_HEADING.finditer(text)) or (
+        [found] if (found := re.search(r"####[ \t]*([^\n]*)", text)) else []
+    )
+    if not lines:
+        return None
+    last = lines[-1]
+    said = last[1].strip()
+    below = text[last.end() :].strip()
+    if said and below and not re.match(r"[-+]?\s?[\\$€£]*-?\.?[0-9]", said):
+        return None
+    return said or below.partition("\n")[0].strip()
+
+
+def _after_phrase(text: str) -> str:
+    """What follows the last "the answer is", up to the end of its sentence."""
+    if not (phrases := list(_PHRASE.finditer(text))):
+        return ""
+    return re.split(r"\n|\.(?:\s|\Z)", text[phrases[-1].end() :].strip(), maxsplit=1)[0].strip(" *")
+
+
+def _one(text: str, first: bool = False) -> str:
+    """`text` itself where it states one number or none, else its last (or first) number."""
+    if number.read_number(text) is not None:
+        return text if len(text) < 80 or first else _picked(text, -1)
+    return _picked(text, 0 if first else -1) or text
+
+
+def _picked(text: str, at: int) -> str:
+    near = text[:LONGEST] if at == 0 else text[-LONGEST:]
+    found = [match[0].strip() for match in number.find_numbers(write_out(undress(near)))]
+    return found[at] if found else ""
+
+
+# ----------------------------------------------------------------------------------------------------------
+# When two answers are the same
 
 
 def matches_gold(said: str | None, gold: str) -> bool:
-    r"""Whether `said` is the answer `gold`.
+    r"""Whether `said` is the answer `gold`; of several accepted ones (`join_answers`) any counts.
+
+    Decimals may be off by what a float or a rounding to six places loses (`train.data.number`).
 
     >>> said = ["1000", "$1,000", "1000.00", r"\boxed{1000}", "1000 pens."]
     >>> all(matches_gold(one, "1,000") for one in said)
@@ -107,15 +189,40 @@ def matches_gold(said: str | None, gold: str) -> bool:
     [False, False, False, False, False, False, False]
     >>> matches_gold("Paris.", "paris"), matches_gold(r"\frac{1}{2}", "0.5"), matches_gold("1+x", "$x + 1$")
     (True, True, True)
+    >>> matches_gold("3", "3x^2"), matches_gold("(4,3)", "(3,4)"), matches_gold("-2 and 1", "1, -2")
+    (False, False, True)
     """
     if not said or not said.strip() or not gold.strip():
         return False
-    wanted = parse_number(gold)
-    if wanted is not None and not re.match(r"[^0-9]*[A-Za-z]{2}[^0-9]*[0-9]", _bare(gold)):
-        return parse_number(said) == wanted
-    if _words(said) == _words(gold):
-        return True
-    return _is_formula(gold) and _formulas_agree(said, gold)
+    return any(_same(said, one) for one in accepted_answers(gold))
+
+
+def accepted_answers(gold: str) -> list[str]:
+    """Return every answer that `gold` accepts: one, or those that `join_answers` put into it.
+
+    >>> accepted_answers("42"), accepted_answers('["42", "forty-two"]')
+    (['42'], ['42', 'forty-two'])
+    """
+    if gold.startswith('["') and gold.endswith('"]'):
+        try:
+            found = json.loads(gold)
+        except ValueError:
+            return [gold]
+        return [str(one) for one in found]
+    return [gold]
+
+
+def join_answers(accepted: list[str]) -> str:
+    """Return one gold that accepts any of `accepted`; those that say the same are kept once.
+
+    >>> join_answers(["2", "2 cups"]), join_answers(["half", "0.5"])
+    ('2', '["half", "0.5"]')
+    """
+    kept: list[str] = []
+    for one in accepted:
+        if not any(matches_gold(one, other) and matches_gold(other, one) for other in kept):
+            kept.append(one)
+    return kept[0] if len(kept) == 1 else json.dumps(kept, ensure_ascii=False)
 
 
 def same_answer(first: str, second: str) -> bool:
@@ -125,136 +232,68 @@ def same_answer(first: str, second: str) -> bool:
     (True, True, False)
     """
     stated = parse_number(first)
-    return parse_number(second) == stated if stated is not None else _words(first) == _words(second)
+    return parse_number(second) == stated if stated is not None else _short(first) == _short(second)
+
+
+def _short(text: str) -> str:
+    return _words(text) if len(text) <= LONGEST else text
+
+
+def _same(said: str, gold: str) -> bool:
+    gold = bare_answer(gold)
+    if len(said) > LONGEST or len(gold) > LONGEST:
+        return said.strip() == gold
+    if wanted := gold_number(gold):
+        if _names_differ(said, gold):
+            return False
+        found = number.read_number(said)
+        return found is not None and number.same_number(found, wanted)
+    if _words(said) == _words(gold):
+        return True
+    if (choice := _CHOICE.fullmatch(gold.strip())) and not choice["more"]:
+        return _chosen(said) == choice[1].upper()
+    if (parts := lists.split_list(undress(gold))) is not None:
+        return lists.same_list(undress(said), parts, _same_part)
+    bare_said, bare_gold = undress(said), undress(gold)
+    return is_formula(bare_gold) and is_formula(bare_said) and formulas_agree(bare_said, bare_gold)
+
+
+def _same_part(said: str, gold: str) -> bool:
+    return not _names_differ(said, gold) and _same(said, gold)
 
 
 @lru_cache(maxsize=65536)
-def parse_number(text: str) -> Fraction | None:
-    r"""Return the one number that `text` states, exactly; None where there is none, or more than one.
-
-    >>> [str(parse_number(t)) for t in ("$1,234.50 a day", "x = -3", "12 km^2", r"\frac{3}{4}", "2 million")]
-    ['2469/2', '-3', '12', '3/4', '2000000']
-    >>> parse_number("5 or 6"), parse_number("1,00"), parse_number("2^10"), parse_number("10:30")
-    (None, None, None, None)
-    """
-    bare = _bare(text)
-    if re.search(r"[=≈]", bare):
-        bare = re.split(r"[=≈]", bare)[-1]
-    if "^" in bare or re.search(r"\\[a-zA-Z]", bare):
+def gold_number(gold: str) -> Number | None:
+    """The plain number that a bare gold is; None for a name (Apollo 11), an equation or any other formula."""
+    bare = write_out(undress(gold))
+    if re.match(r"[^0-9]*[^\W\d_]{2}[^0-9]*[0-9]", bare) and "=" not in bare:
         return None
-    found = list(islice(_values(bare), 2))
-    return found[0][1] if len(found) == 1 else None
-
-
-def _values(bare: str) -> Iterator[tuple[str, Fraction | None]]:
-    """Each number with its text; None where the digits make no number, such as 1,00."""
-    for match in _TOKEN.finditer(bare):
-        start = match.start("blob")
-        if start and (bare[start - 1].isalpha() or bare[start - 1] == "_"):
-            continue  # part of a name: H2O, x1
-        yield match[0].strip(), _value(bare, match)
-
-
-def _value(bare: str, match: re.Match[str]) -> Fraction | None:
-    blob = match["blob"]
-    if not (_PLAIN.fullmatch(blob) or _GROUPED.fullmatch(blob)) or len(blob) > 400:
+    if _WHOLE_EQUATION.match(bare):
         return None
-    value = Fraction(blob.replace(",", ""))
-    if match["below"]:
-        if int(match["below"]) == 0 or bare[match.end("below") :].lstrip().startswith("/"):
-            return None  # no number, or a date
-        value /= int(match["below"])
-        if value.denominator == 1:
-            return None  # a division left to the reader
-    value *= Fraction(10) ** int(match["power"] or 0)
-    value *= Fraction(10) ** SCALES.get((match["scale"] or "").lower(), 0)
-    return -value if match["sign"] == "-" and _is_sign(bare, match) else value
+    if re.fullmatch(r"\s*\(.*,.*\)\s*|\s*\[.*\]\s*|\s*\{.*\}\s*", bare):
+        return None  # a point or an interval
+    return number.read_number(gold, gold=True)
 
 
-def _is_sign(bare: str, match: re.Match[str]) -> bool:
-    """Whether the dash before a number negates it; `5-6` is a range and `Total - 5` a dash."""
-    before = bare[: match.start("sign")]
-    if match.start("blob") == match.end("sign"):
-        return not before[-1:].isalnum()
-    return not before.strip() or before.rstrip()[-1] in ":=("
+def _names_differ(said: str, gold: str) -> bool:
+    """Whether both name what they give a value, and not the same: `y = 5` is not `x = 5`."""
+    one, other = _NAMED.match(undress(said)), _NAMED.match(undress(gold))
+    return bool(one and other) and one[1] != other[1]  # type: ignore[index]
 
 
-def _bare(text: str) -> str:
-    """`text` without its dress: boxes, LaTeX spacing, currency, emphasis; fractions written out."""
-    boxed = _boxed(text)
-    text = text if boxed is None else boxed
-    text = _ODD_SIGN.sub(_plain, text)
-    text = _WRAPPED.sub(r" \1", _FRACTION.sub(r"\1/\2", text))
-    text = re.sub(r"\{,\}", ",", re.sub(r"(?<=[0-9])\\,(?=[0-9]{3})", ",", text))
-    text = re.sub(r"\\[()\[\]!,;: ]|\\(?:left|right|quad)\b", "", text)
-    text = _EMPHASIS.sub(r"\2", text)
-    text = _MONEY.sub("", text.replace("\\%", "%"))
-    text = _UNIT_POWER.sub("", text)
-    text = _SPACED.sub(lambda match: re.sub(r"\s", "", match[0]), text)
-    text = _MIXED.sub(lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}", text)
-    return text.strip()
-
-
-def _plain(sign: re.Match[str]) -> str:
-    """A dash of any kind is a minus; one sign for a half is ` 1/2`."""
-    if sign[0] in DASHES:
-        return "-"
-    return " " + unicodedata.normalize("NFKC", sign[0]).replace("⁄", "/")
-
-
-def _boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{...}`, braces balanced; None without one."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    inside = start + len("\\boxed{")
-    for at in range(inside, len(text)):
-        if text[at] == "{":
-            depth += 1
-        elif text[at] == "}":
-            depth -= 1
-            if depth < 0:
-                return text[inside:at]
-    return None
-
-
-def _one(text: str, first: bool = False) -> str:
-    """`text` itself where it states one number or none, else its last (or first) number."""
-    if parse_number(text) is not None:
-        return text if len(text) < 80 or first else _picked(text, -1)
-    return _picked(text, 0 if first else -1) or text
-
-
-def _picked(text: str, at: int) -> str:
-    found = [said for said, _ in _values(_bare(text))]
-    return found[at] if found else ""
+def _chosen(said: str) -> str:
+    """The letter of a choice, in capitals: `(B)`, `B. Paris`, `Option B`."""
+    found = _CHOICE.fullmatch(undress(said).rstrip(". "))
+    if not found or re.search(r"\b(?:or|and|not)\b|\b[A-Z][).:]", found["more"] or ""):
+        return ""
+    return found[1].upper()
 
 
 def _words(text: str) -> str:
-    """`text` reduced to what makes two answers in words the same."""
-    bare = re.sub(r"\s+", " ", _bare(text)).casefold()
-    return bare.strip(" .,:;!?()[]\"'“”")
-
-
-def _is_formula(text: str) -> bool:
-    """Signs or single letters, and no words: prose with a dash in it is none."""
-    prose = re.search(r"[A-Za-z]{4,}", re.sub(r"\\[a-zA-Z]+", "", text))
-    return not prose and len(text) <= 200 and bool(re.search(r"[\\^=+*/]|\b[a-z]\b", text))
-
-
-@lru_cache(maxsize=4096)
-def _formulas_agree(said: str, gold: str) -> bool:
-    """Ask math-verify; what could keep sympy busy for ever is refused unread."""
-    if len(said) > 200 or re.search(r"\^\s*\{?\s*-?[0-9]{4,}|[0-9]{3,}\s*!|\^[^^]*\^[^^]*\^", said):
-        return False
-    from math_verify import parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # a timeout is a plain no
-    # Its alarm works in the main thread alone; on Windows it would start a process for every formula.
-    alarm = threading.current_thread() is threading.main_thread() and os.name != "nt"
-    pair = [
-        parse(f"${text.strip().strip('$')}$", parsing_timeout=1 if alarm else None)
-        for text in (gold, said)
-    ]
-    return all(pair) and bool(verify(*pair, timeout_seconds=1 if alarm else None))
+    """`text` reduced to what makes two answers in words the same; signs stay where there are digits."""
+    bare = re.sub(r"\s+", " ", undress(text)).casefold()
+    bare = re.sub(r"([_^])\{(\w+)\}", r"\1\2", bare)
+    wordy = re.fullmatch(r"[^0-9\\^=+*/<>|_]*", bare) and not re.search(r"[(\[{].*,", bare)
+    if wordy:
+        return bare.strip(" .,:;!?()[]\"'")
+    return re.sub(r"\s*([-:/+*=<>,])\s*", r"\1", bare).strip(" .;\"'")
