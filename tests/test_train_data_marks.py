@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from train.data import answers, formulas, number
+from train.data import answers, formulas, undress
 from train.rewards.binding import bind_reward
 
 pytest.importorskip("math_verify", reason="needs the training room: pip install -e '.[train]'")
@@ -345,9 +345,8 @@ def test_headings_are_no_answers(text: str, final: str) -> None:
 def test_any_of_several_accepted_answers_counts() -> None:
     gold = answers.join_answers(["one half", "0.5", "1/2"])
     assert answers.accepted_answers(gold) == ["one half", "0.5"]
-    assert [answers.matches_gold(said, gold) for said in ("One half.", "50%", "1/2", "0.6", gold)] == [
-        True, True, True, False, False,
-    ]  # fmt: skip
+    said = ["One half.", "50%", "1/2", "0.6", "half of it"]
+    assert [answers.matches_gold(one, gold) for one in said] == [True, True, True, False, False]
     assert answers.join_answers(["2", "2 cups"]) == "2"
     assert answers.accepted_answers('["not closed"') == ['["not closed"']
     assert answers.accepted_answers('["a" "b"]') == ['["a" "b"]']
@@ -363,8 +362,8 @@ def test_any_of_several_accepted_answers_counts() -> None:
         "9^{9^9}", "9^{99999}", "9**9**9**9", "99999!", "(10!)!", "5!!", "2^2^2^2", "(a+b+c+d)^{500}",
         "((a+b+c+d+e+f)^{9})^{9}", "(a+b+c+d+e+f+g+h)^{20}", "[a+b+c+d]^{500}", "(x+1)^{999}",
         r"\sum_{i=1}^{10^9} i", r"\binom{10^8}{10^7}", r"\int_0^1 x^x dx", r"\prod_{i=1}^{10^9} i",
-        "((((((((((1))))))))))+x", r"\frac{" * 50, "x" * 5000, "9" * 5000 + "x", "12345678901234567890" * 8 + "x",
-        "10000000000000^{999}",
+        "((((((((((1))))))))))+x", r"\frac{" * 50, "x" * 5000, "9" * 5000 + "x", "10000000000000^{999}",
+        "12345678901234567890" * 8 + "x",
     ],
 )  # fmt: skip
 def test_a_hostile_formula_is_refused_unread(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,14 +407,13 @@ def test_a_long_reply_is_looked_at_up_to_a_limit(
     reply: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    real = number.undress
 
-    def undress(text: str) -> str:
+    def counted(text: str) -> str:
         seen.append(len(text))
-        return real(text)
+        return undress.undress(text)
 
-    monkeypatch.setattr(number, "undress", undress)
-    monkeypatch.setattr(answers, "undress", undress)
+    monkeypatch.setattr("train.data.number.undress", counted)
+    monkeypatch.setattr("train.data.answers.undress", counted)
     for gold in ("42", "x^2+1", "(3,4)", "Paris", "A"):
         assert not answers.matches_gold(reply, gold)
         assert not answers.matches_gold(gold, reply)

@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 LONGEST = number.LONGEST
-"""Characters; a longer answer is compared to the letter alone, and a last number is looked for in that many."""
+"""Characters; a longer answer is compared to the letter alone. A last number is looked for in so many."""
 
 _PHRASE = re.compile(r"\banswer\b\**\s*(?:is|:|=|would be|comes to)+\s*:?[\s*]*", re.IGNORECASE)
 _HEADING = re.compile(r"^[ \t]*####[ \t]*(.*)$", re.MULTILINE)

@@ -1,9 +1,9 @@
 """Whether two formulas are one: math-verify is asked, on a budget that no reply can overrun.
 
 math-verify stops a long comparison by the process's alarm, which works in the main thread alone, takes the
-alarm from whoever set it, and makes a mark depend on how busy the machine is. Here the calls that it makes are
-counted instead. What is no Python call (a power of a power, a factorial of thousands) is refused unread. Its
-other traps: text that it can't read is searched for any number; letters are a product, so `listen` is
+alarm from whoever set it, and makes a mark depend on how busy the machine is. Here the calls that it makes
+are counted instead. What is no Python call (a power of a power, a factorial of thousands) is refused unread.
+Its other traps: text that it can't read is searched for any number; letters are a product, so `listen` is
 `silent`; units are cut off, so `5m` is 5.
 """
 
@@ -19,7 +19,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from types import FrameType
 from typing import Any, TypeVar
-
 
 T = TypeVar("T")
 

@@ -142,7 +142,7 @@ def same_number(said: Number, gold: Number) -> bool:
         return False
     if said.percent != gold.percent:
         share, plain = (said, gold) if said.percent else (gold, said)
-        if _close(share._replace(value=share.value / 100), plain):
+        if _close(Number(share.value / 100, share.decimals), plain):
             return True
         if abs(share.value) < 1:
             return False
@@ -208,22 +208,25 @@ def _is_dress(bare: str, match: re.Match[str], gold: bool) -> bool:
 def _words_are_dress(text: str, tight: bool, gold: bool) -> bool:
     """Whether every run of letters is a word or a unit, none a variable such as the x in `3 x`."""
     for word in _WORD.finditer(text):
-        letters = word[0]
-        if not letters.isalpha():
-            continue  # a name: H2O
         touching = tight and not re.search(r"[\s\w]", text[: word.start()])
-        if len(letters) == 1:
+        if len(word[0]) == 1:
             if not _letter_is_dress(text, word, touching, gold):
                 return False
-        elif letters in units.SHORT or letters.lower() in units.SHORT:
-            continue
-        elif touching and len(letters) <= 3:
-            return False
-        elif len(letters) == 2 and letters.lower() not in units.TWO_LETTERS:
-            return False
-        elif len(letters) == 3 and not re.search("[aeiouy]", letters, re.IGNORECASE):
+        elif not _is_word(word[0], touching):
             return False
     return True
+
+
+def _is_word(letters: str, touching: bool) -> bool:
+    """Whether letters are a word, a unit or a name such as H2O, and no product such as xy."""
+    lower = letters.lower()
+    if not letters.isalpha() or letters in units.SHORT or lower in units.SHORT:
+        return True
+    if touching and len(letters) <= 3:
+        return False
+    if len(letters) == 2:
+        return lower in units.TWO_LETTERS
+    return len(letters) > 3 or re.search("[aeiouy]", lower) is not None
 
 
 def _letter_is_dress(text: str, word: re.Match[str], touching: bool, gold: bool) -> bool:

@@ -21,9 +21,10 @@ _SIGNS = str.maketrans(
         **dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad", None),
         **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " "),
         **{chr(0xFF01 + at): chr(0x21 + at) for at in range(94) if chr(0x21 + at) != "-"},
-        "⁄": "/", "∕": "/", "÷": "/", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "✕": "\\times ",
-        "π": "\\pi ", "∞": "\\infty ", "θ": "\\theta ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "±": "\\pm ",
-        "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ", "°": " degrees ", "º": " degrees ", "¢": " cents",
+        "⁄": "/", "∕": "/", "÷": "/", "×": "\\times ", "✕": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ",
+        "π": "\\pi ", "∞": "\\infty ", "θ": "\\theta ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ",
+        "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ", "°": " degrees ", "º": " degrees ",
+        "¢": " cents",
         "’": "'", "“": '"', "”": '"', "，": ",", "≈": "\\approx ",
     }
 )  # fmt: skip
