@@ -13,7 +13,7 @@ from rig.cli import main
 from rig.model.reply_format import TAUGHT
 from support.one_thread import one_thread  # noqa: F401
 from train.data import dataset
-from train.rewards import lint
+from train.rewards import lint, lint_command
 from train.rewards.builtin import rewards
 from train.rewards.lint import RewardReport
 
@@ -203,6 +203,16 @@ def test_a_runs_own_samples_are_real_completions_too(tmp_path: Path, rows: list[
         )
         found = json.loads(done.stdout)["rewards"][0]["real"]
         assert (found["n"], found["fired"], found["signal"]) == (12, 0.5, 1.0)
+
+
+def test_a_sample_without_words_is_silence_and_not_the_word_none(
+    tmp_path: Path, rows: list[Row]
+) -> None:
+    silent = [[{"role": "assistant", "content": None}], None, ""]
+    lines = [{"prompt": rows[0]["prompt"], "completion": each} for each in silent]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines), "utf-8")
+    ((row, texts),) = lint_command._from_samples(str(tmp_path), rows)
+    assert (row, texts) == (rows[0], ["", "", ""])
 
 
 def test_samples_of_other_problems_are_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from train.data.dataset import Row
 from train.monitor import log
 from train.recipe import Recipe
 from train.rewards import lint
+from train.rewards.builtin import completion_text
 
 PROMPTS = 16
 STAND_IN = ("42", "7", "1,000", "-3", "12.5", "850,000")
@@ -93,14 +94,10 @@ def _from_samples(name: str, rows: Sequence[Row]) -> Real:
         if question not in known:  # written as one text, with the system prompt and the template
             question = next((q for q in known if q in str(asked)), "")
         if question in known:
-            said.setdefault(question, []).append(_text(line.get("completion")))
+            said.setdefault(question, []).append(completion_text(line.get("completion") or ""))
     if not said:
         raise WrongUse(f"No completion in {path} belongs to this recipe's problems.")
     return [(known[question], texts) for question, texts in said.items()]
-
-
-def _text(completion: Any) -> str:
-    return str(completion[-1]["content"]) if isinstance(completion, list) else str(completion)
 
 
 def _from_model(recipe: Recipe, rows: Sequence[Row], attempts: int, notes: list[str]) -> Real:
