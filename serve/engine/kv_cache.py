@@ -118,20 +118,26 @@ class KVCache:
         kept = None
         if self._disk is not None:
             kept = self._disk.longest_prefix(tokens, adapters, more_than=max(common, parked))
-        if kept is not None and self._disk is not None:
+        if kept is not None and self._disk is not None and self._can_bring(kept.tokens):
             cells = self._disk.read_cells(kept)
             if cells is not None and (found := self._bring(kept.tokens, adapters, cells)):
                 return found, min(kept.num_common_tokens, most)
             if cells is not None:
                 self._disk.delete_file(kept)
-        if copy is not None:
+        if copy is not None and self._can_bring(copy.tokens):
             self._host_cache.mark_used(copy)
             if found := self._bring(copy.tokens, adapters, copy.cells):
                 return found, min(parked, most)
+        slot, common = self._slots.longest_prefix(tokens, adapters)  # anew: some may have made room
         return slot, min(common, most)
 
+    def _can_bring(self, tokens: list[int]) -> bool:
+        """Whether copied cells have room beside the replies in progress, once nothing else rests."""
+        free = not self._slots.is_full or self._slots.oldest_idle_slot() is not None
+        return free and self._slots.pinned_cells + len(tokens) <= self._llama.n_ctx
+
     def _bring(self, tokens: list[int], adapters: Adapters, cells: Any) -> Slot | None:
-        """Put copied cells into a sequence of their own; None when there is no room for them."""
+        """Put copied cells into a sequence of their own; None when the context does not take them."""
         while self._slots.is_full or self._slots.used_cells + len(tokens) > self._llama.n_ctx:
             if not self.evict_oldest_slot():
                 return None
