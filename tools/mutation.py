@@ -337,7 +337,7 @@ def main() -> None:
     parser.add_argument("--again", type=Path, help="try only what survived in this file")
     options = parser.parse_args()
     os.chdir(ROOT)
-    os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1", HF_HUB_OFFLINE="1")
     survived = {}
     if options.again:
         lines = map(json.loads, options.again.read_text("utf-8").splitlines())
