@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
@@ -13,13 +15,13 @@ VALUES = np.array([0.0, 1.0, -2.5, 0.15625, 60000.0], np.float32)
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_numbers_of_safetensors_are_read_by_their_own_format(dtype: str) -> None:
-    raw = {
+    numbers: dict[str, Any] = {
         "F32": VALUES,
         "F16": VALUES.astype(np.float16),
         "BF16": (VALUES.view(np.uint32) >> 16).astype(np.uint16),
-    }[dtype]
+    }
     out = np.empty_like(VALUES)
-    ggml.widen_to_float32(dtype, raw.view(np.uint8), out)
+    ggml.widen_to_float32(dtype, numbers[dtype].view(np.uint8), out)
     assert out.tolist() == pytest.approx(VALUES.tolist(), rel=0 if dtype != "BF16" else 2**-8)
 
 
