@@ -134,7 +134,8 @@ def test_ctrl_c_stops_it_but_not_behind_a_script_that_ignores_it(
     hidden = start(background=True)
     hidden.process.send_signal(signal.SIGINT)
     hidden.process.send_signal(signal.SIGHUP)  # it looks at this only if it does not stop
-    until(lambda: "configuration read again" in hidden.log.read_text().splitlines()[-1])
+    until(lambda: "configuration read again" in hidden.log.read_text())
+    assert "stopping" not in hidden.log.read_text()
     assert hidden.stop() == 0
 
 
