@@ -211,7 +211,7 @@ def test_bad_data_is_one_sentence(
         ("a.jsonl", "[1]\n", "a.jsonl, line 1 is not an object"),
         ("a.json", '{"question": "1?"}', "must hold a list of objects"),
         ("a.json", "[", "a.json is not JSON"),
-        ("a.csv", "question,answer\n1,000 apples?,5\n", "row 2 has more fields than the header"),
+        ("a.csv", "question,answer\n1,000 apples?,5\n", "line 2 has more fields than the header"),
         ("a.csv", 'question,answer\n"half,5\n', "is not CSV"),
         ("a.parquet", "no parquet", "a.parquet is not a Parquet file"),
     ],
@@ -284,7 +284,7 @@ def test_rows_without_an_answer_are_left_out_and_counted(tmp_path: Path) -> None
     loaded = dataset.load_splits(jsonl(tmp_path / "a.jsonl", found), held_out=2)
     assert len(loaded.train) + len(loaded.held_out) == 8
     assert "2 of 10 rows of" in loaded.notes[0]
-    assert "(the first is row 4)" in loaded.notes[0]
+    assert "(the first is line 4: it has no final answer)" in loaded.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -339,4 +339,5 @@ def test_the_rows_make_a_table_for_the_trainer(tmp_path: Path) -> None:
 
 
 def test_a_file_is_read_without_the_data_set_library(tmp_path: Path) -> None:
-    assert sources.read_source(jsonl(tmp_path / "a.jsonl", rows(2))) == rows(2)
+    found = sources.read_source(jsonl(tmp_path / "a.jsonl", rows(2)))
+    assert [row for _, row in found] == rows(2)

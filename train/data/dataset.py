@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rig.errors import WrongUse, suggest_name
+from rig.errors import WrongUse
 from rig.model.chat_template import Message
 from rig.model.reply_format import TAUGHT
-from train.data import answers, sources
+from train.data import cells, sources
+from train.data.sources import PlacedRow
 
 Row = dict[str, Any]
 
@@ -26,8 +28,14 @@ RESERVED = {
     "trainer_state", "log_extra", "log_metric", "environments",
 }  # fmt: skip
 """Column names with a meaning of their own in TRL: a source's own columns of these names are left out."""
-LONGEST_WORDS = 100
-"""Characters up to which a gold answer that is no number counts as a final answer."""
+KINDS = {
+    "reply": "{n} of {of} rows of {source} end in a reply, which is left off: the prompt stands before it.",
+    "system": "{n} of {of} rows of {source} bring a system prompt of their own, so the model is not told the "
+    "form there that the rewards ask for: put it into those prompts, or leave them out.",
+}
+"""What is said of rows of a kind that may surprise."""
+BITS = 63
+"""A whole number of more bits fits no column of the trainer's table, and is kept as text."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,10 @@ def load_splits(
         split: split of a hub data set to train on.
         held_out_split: another split, or another file, to judge on; none = cut off the source.
         held_out: rows to judge on: a count, or a fraction below 1.
-        question: column with the question.
-        answer: column with the gold; of a worked solution, what follows #### or stands in a box.
-        prompt: column with a ready list of messages, instead of `question`.
+        question: column with the question; a dotted path (`extra.question`) for one within another.
+        answer: column with the gold, or a dotted path (`reward_model.ground_truth`, `messages.-1.content`);
+            of a worked solution, what follows #### or stands in a box; of a list, any entry.
+        prompt: column with a ready list of messages, instead of `question`; a reply at its end is left off.
         limit: rows to train on at most, drawn by `seed`.
         seed: the same seed gives the same rows on both sides.
     """
@@ -82,7 +91,8 @@ def load_splits(
         count = limit or sources.MADE
         judged = int(held_out) if held_out >= 1 else max(1, round(held_out * count))
         pair = sources.generate_rows(source.partition(":")[2], count, judged, seed)
-        train, kept = (_rows(rows, source, asked, answer, system_prompt, []) for rows in pair)
+        made = ([PlacedRow(f"row {at}", row) for at, row in enumerate(rows, 1)] for rows in pair)
+        train, kept = (_rows(rows, source, asked, answer, system_prompt, []) for rows in made)
         return DataSplits(train, kept)
     if source == "gsm8k":
         held_out_split = held_out_split or "test"
@@ -90,8 +100,7 @@ def load_splits(
     raw = sources.read_source(source, subset=subset, split=split, revision=revision)
     train = _rows(raw, source, asked, answer, system_prompt, notes)
     if held_out_split:
-        is_file = held_out_split.endswith(sources.FILES)
-        where = held_out_split if is_file else source
+        where = held_out_split if sources.names_file(held_out_split) else source
         raw = sources.read_source(where, subset=subset, split=held_out_split, revision=revision)
         judged_rows = _rows(raw, held_out_split, asked, answer, system_prompt, notes)
         kept = _drawn(judged_rows, _count(held_out, len(judged_rows)), seed)
@@ -143,79 +152,96 @@ def build_prompt(question: str, system_prompt: str) -> list[Message]:
 
 
 def _rows(
-    raw: list[Row], source: str, asked: str, answer: str, system_prompt: str, notes: list[str]
+    raw: list[PlacedRow], source: str, asked: str, answer: str, system_prompt: str, notes: list[str]
 ) -> list[Row]:
-    columns = {name: None for row in raw for name in row}
-    for column, setting in ((asked, "question"), (answer, "answer")):
-        if column not in columns:
-            raise WrongUse(
-                f"{source} has no column {column!r}; {suggest_name(column, columns)} "
-                f"Set data.{setting} to the column with the {setting}."
-            )
-    others = [name for name in columns if name not in {asked, answer, "question", *RESERVED}]
-    rows, unusable = [], []
-    for at, row in enumerate(raw, 1):
-        prompt, gold = _prompt(row.get(asked), system_prompt), _gold(row.get(answer))
-        if prompt is None or gold is None:
-            unusable.append(at)
+    _insist_on_columns([row for _, row in raw], source, asked, answer)
+    columns = {str(name): None for _, row in raw for name in row}
+    others = [
+        name for name in columns if name not in {asked, answer, "answer", "question", *RESERVED}
+    ]
+    rows, left_out, seen = [], [], Counter[str]()
+    for place, row in raw:
+        try:
+            prompt, kinds = _prompt(cells.pick(row, asked), system_prompt)
+            gold = cells.read_gold(cells.pick(row, answer))
+        except cells.Unreadable as reason:
+            left_out.append(f"{place}: {reason}")
             continue
-        words = prompt[-1]["content"]
-        made = {"prompt": prompt, "question": words, "answer": gold}
-        rows.append(made | {name: row.get(name) for name in others if name != "answer"})
+        if gold is None:
+            left_out.append(f"{place}: it has no final answer")
+            continue
+        made = {"prompt": prompt, "question": prompt[-1]["content"], "answer": gold}
+        rows.append(made | {name: row.get(name) for name in others})
+        seen.update(kinds)
     if not rows:
-        sample = str(raw[0].get(answer))
+        sample = str(cells.pick(raw[0].row, answer))
         raise WrongUse(
-            f"In {source} no row has a question and a final answer: the column {answer!r} holds such "
-            f"as {sample[:60]!r}. Set data.answer to a column with the bare answer, or with a "
+            f"In {source} no row has a question and a final answer ({left_out[0]}): the column {answer!r} "
+            f"holds such as {sample[:60]!r}. Set data.answer to a column with the bare answer, or with a "
             f"solution that ends in `#### 42` or \\boxed{{42}}."
         )
-    if unusable:
+    if left_out:
         notes.append(
-            f"{len(unusable)} of {len(raw)} rows of {source} have no question or no final answer "
-            f"and are left out (the first is row {unusable[0]})."
+            f"{len(left_out)} of {len(raw)} rows of {source} have no question or no final answer "
+            f"and are left out (the first is {left_out[0]})."
         )
+    notes += [
+        sentence.format(n=seen[kind], of=len(rows), source=source)
+        for kind, sentence in KINDS.items()
+        if seen[kind]
+    ]
     _even_out(rows, others)
     return rows
 
 
-def _prompt(value: object, system_prompt: str) -> list[Message] | None:
-    if isinstance(value, str) and value.lstrip().startswith('[{"'):
+def _insist_on_columns(rows: list[Row], source: str, asked: str, answer: str) -> None:
+    for column, setting in ((asked, "question"), (answer, "answer")):
+        if missing := cells.missing_column(rows, column):
+            raise WrongUse(
+                f"{source} has {missing} Set data.{setting} to the column with the {setting}."
+                f"{_other_way(rows, setting)}"
+            )
+
+
+def _other_way(rows: list[Row], setting: str) -> str:
+    """What else the columns of chats allow: a prompt of messages, a gold from their reply."""
+    for name, value in rows[0].items():
         try:
-            value = json.loads(value)
-        except ValueError:
-            return build_prompt(
-                str(value), system_prompt
-            )  # a question that only looks like messages
-    if isinstance(value, list):
-        if not all(isinstance(m, dict) and m.get("role") and m.get("content") for m in value):
-            return None
-        ready = [{"role": str(m["role"]), "content": str(m["content"])} for m in value]
-        if not ready or ready[-1]["role"] != "user":
-            return None
-        own = ready[0]["role"] == "system"
-        return ready if own or not system_prompt else [*build_prompt("", system_prompt)[:1], *ready]
-    text = "" if value is None else str(value).strip()
-    return build_prompt(text, system_prompt) if text else None
+            messages = cells.read_messages(value) if cells.is_list(value) else ""
+        except cells.Unreadable:
+            continue
+        if not isinstance(messages, list):
+            continue
+        if setting == "question":
+            return f" The messages in {name!r} are a prompt: data.prompt = {name!r}."
+        if messages[-1]["role"] == "assistant":
+            field = "value" if "value" in cells.unprint(value)[-1] else "content"
+            path = f"{name}.-1.{field}"
+            return f" The messages in {name!r} end in a reply, which is the gold with data.answer = {path!r}."
+    return ""
 
 
-def _gold(value: object) -> str | None:
-    """The bare final answer of a cell; None where there is none."""
-    text = "" if value is None else str(value).strip()
-    if "####" in text:
-        text = answers.extract_gold_answer(text)
-    elif "\\boxed{" in text or "<answer>" in text:
-        text = answers.extract_final_answer(text) or ""
-    if not text or text.lower() in ("nan", "none", "null"):
-        return None
-    short = "\n" not in text and len(text) <= LONGEST_WORDS
-    return text if short or answers.parse_number(text) is not None else None
+def _prompt(value: object, system_prompt: str) -> tuple[list[Message], list[str]]:
+    """The prompt of a cell, and which of `KINDS` it is."""
+    found = cells.read_messages(value)
+    if isinstance(found, str):
+        return build_prompt(found, system_prompt), []
+    asked = cells.without_reply(found)
+    kinds = ["reply"] if len(asked) < len(found) else []
+    if asked[0]["role"] == "system":
+        hidden = system_prompt and system_prompt.strip() not in asked[0]["content"]
+        return asked, [*kinds, "system"] if hidden else kinds
+    return [*build_prompt("", system_prompt)[:-1], *asked], kinds
 
 
 def _even_out(rows: list[Row], others: Iterable[str]) -> None:
     """Give every other column one type, for the table that the trainer makes of the rows."""
     for name in others:
         kinds = {type(row[name]) for row in rows if row.get(name) is not None}
-        if len(kinds) > 1 or kinds & {list, dict}:
+        wide = int in kinds and any(
+            isinstance(row[name], int) and row[name].bit_length() > BITS for row in rows
+        )
+        if wide or len(kinds) > 1 or kinds & {list, dict}:
             for row in rows:
                 value = row[name]
                 plain = value is None or isinstance(value, str)
