@@ -65,6 +65,9 @@ def load_function(path: Path, function: str, noun: str) -> Callable[..., Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that its functions can be pickled
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # its helpers lie beside it; at the end, so that they hide nothing
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -19,6 +19,8 @@ from train.rewards.builtin import Marks, Reward, rewards
 class BoundReward:
     """A reward with its options set: keeps its name for the log, pickles by name, and gives sound marks.
 
+    A data column of an option's name (`lenient`) never sets the option.
+
     What the person's own code does wrong becomes a sentence that names it: an error, too few marks, a mark
     that is no number.
     """
@@ -28,14 +30,25 @@ class BoundReward:
         self.source = source
         self.function = function
         self.options = options
+        parameters = inspect.signature(function).parameters.values()
+        self.left_out = {
+            p.name
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY and p.default not in (p.empty, None)
+        }
 
-    def __call__(self, **columns: Any) -> Marks:
-        """Mark the completions; a data column named like an option does not override it."""
+    def __call__(self, /, **columns: Any) -> Marks:
+        """Mark the completions, which are one of the columns."""
         try:
-            given = self.function(**(columns | self.options))
+            given = self.function(**self._arguments(columns))
         except Exception as error:  # the person's own code may fail in any way
             raise self._failed(error) from error
         return self._sound(given, len(columns["completions"]))
+
+    def _arguments(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """The columns, but for those that are called like an option; then the options."""
+        kept = {name: cells for name, cells in columns.items() if name not in self.left_out}
+        return kept | self.options
 
     def _sound(self, given: Any, count: int) -> Marks:
         """`given` as floats; a RigError where they can't be that, or are not `count`."""
@@ -73,10 +86,10 @@ class BoundReward:
 class AsyncBoundReward(BoundReward):
     """The same for `async def` rewards, which TRL runs side by side."""
 
-    async def __call__(self, **columns: Any) -> Marks:  # type: ignore[override]
+    async def __call__(self, /, **columns: Any) -> Marks:  # type: ignore[override]
         """Mark the completions."""
         try:
-            given = await self.function(**(columns | self.options))  # type: ignore[misc]
+            given = await self.function(**self._arguments(columns))  # type: ignore[misc]
         except Exception as error:  # the person's own code may fail in any way
             raise self._failed(error) from error
         return self._sound(given, len(columns["completions"]))
