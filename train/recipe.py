@@ -59,7 +59,7 @@ class DataTable(FrozenModel):
     """`[data]`: the problems, and which of them are never trained on."""
 
     source: str
-    """`gsm8k`, `generated:arithmetic`, a path (.jsonl, .csv, .parquet), or a hub id."""
+    """`gsm8k`, `generated:arithmetic`, a path (.jsonl, .json, .csv, .tsv, .parquet), or a hub id."""
     subset: str | None = None
     """Configuration name of a hub data set."""
     revision: str | None = None
@@ -71,9 +71,9 @@ class DataTable(FrozenModel):
     held_out: int | float = Field(default=200, gt=0)
     """Rows kept for judging: a count, or a fraction below 1."""
     question: str = "question"
-    """Column with the question; it becomes the user's message."""
+    """Column with the question, or a dotted path to it; it becomes the user's message."""
     answer: str = "answer"
-    """Column with the gold answer."""
+    """Column with the gold, or a dotted path to it (`reward_model.ground_truth`); of a list any counts."""
     prompt: str | None = None
     """Column with a ready list of messages, instead of `question`."""
     limit: int | None = Field(default=None, gt=0)

@@ -55,6 +55,11 @@ class RewardReport:
     """How many golds there are, and how many got the top mark in the first layout."""
     dress: dict[str, float | None] = field(default_factory=dict)
     """Mean mark of the gold by the way the number is written."""
+    bare: dict[str, Any] = field(default_factory=dict)
+    """How many golds there are, how many of them the bare answer of a model earns in full, and a pair
+    (said, gold) that it does not."""
+    near: dict[str, Any] = field(default_factory=dict)
+    """How many near misses were tried, how many were paid as well as the gold, and a pair (said, gold)."""
     damaged: dict[str, float | None] = field(default_factory=dict)
     """Mean mark by kind of damage."""
     real: dict[str, float] | None = None
@@ -115,6 +120,42 @@ def format_reply(layout: str, gold: str, reply_format: ReplyFormat) -> str:
     )  # fmt: skip
 
 
+def bare_reply(gold: str) -> str:
+    """What a model that is asked for the final answer alone would write.
+
+    >>> bare_reply("42 cups in all"), bare_reply("Tom has 42 cups."), bare_reply("3x^2"), bare_reply("1,000")
+    ('42', '42', '3x^2', '1,000')
+    """
+    bare = answers.bare_answer(gold)
+    alone = re.match(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?=\s+[^\W\d_])", bare)
+    same = alone is not None and answers.parse_number(alone[0]) == answers.parse_number(bare)
+    return alone[0] if alone and same else bare
+
+
+def near_misses(gold: str) -> list[str]:
+    """Wrong answers of the gold's shape: another number; a formula with a sign changed; its number alone.
+
+    >>> near_misses("42"), near_misses("3x^2"), near_misses("x > y"), near_misses("Paris")
+    (['421'], ['4x^2', '3'], ['x < y'], ['Parit'])
+    """
+    plain = answers.parse_number(gold) is not None
+    if plain and (digits := re.match(r"[^0-9]*[0-9][0-9,]*(?![0-9.,/])", gold)):
+        return [digits[0].replace(",", "") + "1" + gold[digits.end() :]]
+    if digit := re.search(r"[1-9]", gold):
+        changed = "8" if digit[0] == "9" else str(int(digit[0]) + 1)
+        alone = re.search(r"[0-9]+(?:\.[0-9]+)?", gold)
+        near = [gold[: digit.start()] + changed + gold[digit.end() :]]
+        return near if plain or not alone else [*near, alone[0]]
+    for sign, other in (("<", ">"), (">", "<"), ("+", "-"), ("-", "+")):
+        if sign in gold:
+            return [gold.replace(sign, other, 1)]
+    letters = list(re.finditer(r"[A-Za-z]", gold))
+    if not letters:
+        return []
+    at = letters[-1].start()
+    return [gold[:at] + chr(ord(gold[at]) + (-1 if gold[at] in "zZ" else 1)) + gold[at + 1 :]]
+
+
 def damaged_replies(gold: str, reply_format: ReplyFormat) -> dict[str, str]:
     """Replies that are worth less than the gold, by what is wrong with them."""
     whole = format_reply("many lines", gold, reply_format)
@@ -141,27 +182,68 @@ def _try(
 ) -> None:
     few = rows[:GOLDS]
     for layout in LAYOUTS:
-        said = [format_reply(layout, row["answer"], reply_format) for row in few]
+        said = [format_reply(layout, _first(row), reply_format) for row in few]
         given = call_reward(reward, few, said)
         tried.gold[layout] = _mean(given)
         tried.top = max([tried.top, *(mark for mark in given if mark is not None)])
-    whole = call_reward(
-        reward, rows, [format_reply("many lines", row["answer"], reply_format) for row in rows]
-    )
+    whole = call_reward(reward, rows, _in_form([_first(row) for row in rows], reply_format))
     at_top = sum(mark is None or mark >= tried.top - LOW for mark in whole)
     tried.golds = {"n": len(rows), "top": at_top}
+    tried.bare = _short_of(reward, rows, whole, reply_format)
+    tried.near = _paid_near(reward, few, whole, reply_format)
     numbers = [row for row in few if re.fullmatch(r"-?[0-9][0-9,]*", row["answer"])]
     if numbers:
         for dress, form in DRESSES.items():
             golds = [form.format(row["answer"].replace("$", "")) for row in numbers]
             said = [format_reply("many lines", gold, reply_format) for gold in golds]
             tried.dress[dress] = _mean(call_reward(reward, numbers, said))
-    kinds = [damaged_replies(row["answer"], reply_format) for row in few]
+    kinds = [damaged_replies(_first(row), reply_format) for row in few]
     for kind in kinds[0]:
         tried.damaged[kind] = _mean(call_reward(reward, few, [one[kind] for one in kinds]))
     if real:
         tried.real = _on_real(reward, tried, real)
     _judge(tried)
+
+
+def _first(row: Row) -> str:
+    """The gold of a row; of several the first."""
+    return answers.accepted_answers(row["answer"])[0]
+
+
+def _in_form(said: Sequence[str], reply_format: ReplyFormat) -> list[str]:
+    return [format_reply("many lines", one, reply_format) for one in said]
+
+
+def _short_of(
+    reward: Reward, rows: Sequence[Row], whole: Marks, reply_format: ReplyFormat
+) -> dict[str, Any]:
+    """The bare answers that earn less than the gold as it stands in the data."""
+    said = [bare_reply(_first(row)) for row in rows]
+    given = call_reward(reward, rows, _in_form(said, reply_format))
+    short = [
+        (bare, row["answer"])
+        for row, bare, mark, full in zip(rows, said, given, whole, strict=True)
+        if mark is not None and full is not None and mark < full - LOW
+    ]
+    return {"n": len(rows), "top": len(rows) - len(short), "pair": short[0] if short else None}
+
+
+def _paid_near(
+    reward: Reward, rows: Sequence[Row], whole: Marks, reply_format: ReplyFormat
+) -> dict[str, Any]:
+    """The near misses that earn as much as the gold."""
+    tries = [(at, near) for at, row in enumerate(rows) for near in near_misses(_first(row))]
+    given = call_reward(
+        reward, [rows[at] for at, _ in tries], _in_form([near for _, near in tries], reply_format)
+    )
+    paid = [
+        (near, rows[at]["answer"])
+        for (at, near), mark in zip(tries, given, strict=True)
+        if mark is not None
+        and mark >= (whole[at] or 0.0) - LOW
+        and near not in answers.accepted_answers(rows[at]["answer"])
+    ]
+    return {"n": len(tries), "paid": len(paid), "pair": paid[0] if paid else None}
 
 
 def _on_real(
@@ -216,6 +298,18 @@ def _judge(tried: RewardReport) -> None:
         tried.problems.append(f"It pays more for damage than for the gold: {', '.join(better)}.")
     if all(mark >= asked - LOW for mark in seen):
         tried.problems.append("It sees no damage: every damaged reply gets as much as the gold.")
+    if tried.bare["pair"]:
+        said, gold = tried.bare["pair"]
+        tried.problems.append(
+            f"{tried.bare['n'] - tried.bare['top']} of {tried.bare['n']} gold answers are not earned by "
+            f"the bare answer that a model would write ({said!r} for {gold!r})."
+        )
+    if tried.near["pair"] and (tried.damaged["wrong answer"] or 0.0) < asked - LOW:
+        said, gold = tried.near["pair"]
+        tried.problems.append(
+            f"{tried.near['paid']} of {tried.near['n']} near misses are paid as the gold is "
+            f"({said!r} for {gold!r})."
+        )
     missed = [k for k, mark in tried.dress.items() if mark is not None and mark < asked - LOW]
     if missed:
         tried.remarks.append(f"It pays less for the gold written as: {', '.join(missed)}.")
