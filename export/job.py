@@ -19,6 +19,7 @@ from export.verify.report import CheckReport
 from rig.atomic import write_text
 from rig.errors import RigError, WrongUse
 from rig.model.gguf import is_gguf, read_header
+from rig.paths import shell_word
 
 SIXTEEN = ("F16", "BF16", "F32")
 """Types that the others are held against."""
@@ -216,7 +217,7 @@ def exported_files(source: ExportSource, out: Path | None) -> list[tuple[Path, s
     found = [(path, quant) for path, quant in found if path.is_file()]
     if not found:
         raise RigError(
-            f"{source.run.path} has no exported file: rig export {source.run.path} --gguf."
+            f"{source.run.path} has no exported file: rig export {shell_word(source.run.path)} --gguf."
         )
     return found
 

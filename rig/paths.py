@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from pathlib import Path
 
 
@@ -24,6 +26,14 @@ def cache_dir() -> Path:
 def state_dir() -> Path:
     """What a running process leaves for others to see: logs, locks, addresses of servers."""
     return _place("state")
+
+
+def shell_word(name: object) -> str:
+    """`name` as one word of a command line to copy: quoted where it holds a space or a sign of the shell."""
+    text = str(name)
+    if os.name == "nt":
+        return f'"{text}"' if re.search(r"[^\w.:\\/~+=@-]", text) else text
+    return shlex.quote(text) if re.search(r"[^\w.:/+=@,-]", text) else text
 
 
 def _place(kind: str) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 import rig
 from rig.atomic import write_text
 from rig.errors import RigError, WrongUse
+from rig.paths import shell_word
 
 RECORD = "run.json"
 STATES = ("planned", "training", "trained", "exported", "checked")
@@ -37,7 +38,7 @@ class Run:
         """
         if (path / RECORD).exists():
             raise WrongUse(
-                f"{path} already holds a run: resume it (rig train --resume {path}) "
+                f"{path} already holds a run: resume it (rig train --resume {shell_word(path)}) "
                 f"or give another name (--name)."
             )
         path.mkdir(parents=True, exist_ok=True)

@@ -280,7 +280,7 @@ def test_a_machine_without_a_working_gpu_says_why(
 
 
 def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The system's own answer to a file that may not grow, in the middle of the third checkpoint."""
     import errno
@@ -303,6 +303,8 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoints_before_it_stay(
     )
     monkeypatch.setattr(atomic, "sync_tree", real)
     assert train_run.resume_run(run, quiet=True)["state"] == "trained"
+    assert train_run.resume_run(run)["steps"] == 3
+    assert "is trained, 3 steps: --set schedule.max_steps=6 would go on." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

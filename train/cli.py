@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rig.options import json_option
+from rig.paths import shell_word
 
 
 @click.command()
@@ -221,6 +222,6 @@ def print_outcome(found: dict[str, Any], as_json: bool) -> None:
     if found["report"]:
         click.echo(f"Report: {found['report']}")
     if found["state"] in ("planned", "training"):
-        click.echo(f"Not finished. Go on with: rig train --resume {found['run']}")
+        click.echo(f"Not finished. Go on with: rig train --resume {shell_word(found['run'])}")
     elif found["state"] == "trained":
-        click.echo(f"Next: rig export {found['run']} --gguf")
+        click.echo(f"Next: rig export {shell_word(found['run'])} --gguf")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.errors import RigError, WrongUse
+from rig.paths import shell_word
 from rig.runs import Run
 from train import ddp
 from train import recipe as recipes
@@ -59,6 +60,10 @@ def resume_run(run: Run, settings: tuple[str, ...] = (), *, quiet: bool = False)
     done = int(run.record.get("steps") or 0)
     finished = run.state not in ("planned", "training")
     if finished and (run.record.get("early") or recipe.schedule.max_steps <= done):
+        if not quiet:
+            more = f"--set schedule.max_steps={2 * max(done, 1)} would go on"
+            why = "it ended early" if run.record.get("early") else more
+            print(f"{run.path} is trained, {done} steps: {why}.", file=sys.stderr)
         return run_outcome(run)
     if settings:
         recipes.save_recipe(recipe, run.path)
@@ -99,6 +104,6 @@ def _train(run: Run, recipe: Recipe, *, quiet: bool) -> dict[str, Any]:
                 if error.errno != errno.ENOSPC:
                     raise
                 raise RigError(
-                    f"The disk is full. Free some space, then: rig train --resume {run.path}"
+                    f"The disk is full. Free some space, then: rig train --resume {shell_word(run.path)}"
                 ) from error
     return run_outcome(run)

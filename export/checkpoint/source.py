@@ -14,6 +14,7 @@ from rig.errors import RigError, WrongUse
 from rig.model import toy
 from rig.model.base_weights import check_base_weights
 from rig.model.reply_format import ReplyFormat
+from rig.paths import shell_word
 from rig.runs import Run
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -62,7 +63,7 @@ def find_source(
         if not (run.adapter_folder / ADAPTER_CONFIG).is_file():
             raise RigError(
                 f"{path} has no finished adapter yet (it is {run.state}): let the training end "
-                f"(rig train --resume {path})."
+                f"(rig train --resume {shell_word(path)})."
             )
         found = _put(path.resolve().name, base or run.base_model, run.adapter_folder, run)
         if base is None:  # one that is named is the person's own choice

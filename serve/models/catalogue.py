@@ -9,6 +9,7 @@ from typing import Any
 from rig import runs
 from rig.errors import RigError, WrongUse, suggest_name
 from rig.model import gguf
+from rig.paths import shell_word
 from rig.server import running_servers
 from serve.hardware import machine
 from serve.hardware.machine import format_bytes
@@ -45,7 +46,7 @@ def find_model_file(name: str) -> Path:
     if (path / runs.RECORD).is_file():
         exported = runs.Run.open(path).gguf_files()
         if not exported:
-            raise WrongUse(f"{path} has no GGUF yet: rig export {name} --gguf")
+            raise WrongUse(f"{path} has no GGUF yet: rig export {shell_word(name)} --gguf")
         return exported[0]
     if path.is_file():
         return path

@@ -16,6 +16,7 @@ from typing import Any
 from rig import runs
 from rig.errors import WrongUse
 from rig.model import base_weights
+from rig.paths import shell_word
 from rig.runs import Run
 from rig.server import connect
 from train.eval import scoring
@@ -123,7 +124,7 @@ def evaluate_run(
     if "after" in labels and adapter is None:
         raise WrongUse(
             f"{run.path} has no finished adapter (state: {run.state}): go on with "
-            f"rig train --resume {run.path}, or judge the base alone with --only before."
+            f"rig train --resume {shell_word(run.path)}, or judge the base alone with --only before."
         )
     loaded, tokenizer = backends.load_for_inference(
         base.name,

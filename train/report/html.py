@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.atomic import write_text
+from rig.paths import shell_word
 from rig.runs import Run
 from train.eval import scoring
 from train.monitor import log
@@ -98,7 +99,7 @@ def _head(run: Run, rows: list[dict[str, Any]]) -> str:
         parts.append(escape(str(energy)))
     head = f"<h1>{escape(run.path.name)}</h1><div class=dim>{' · '.join(parts)}</div>"
     if run.state in ("planned", "training"):
-        how = f"rig train --resume {run.path}"
+        how = f"rig train --resume {shell_word(run.path)}"
         head += f"<p>Not finished. Go on with: <code>{escape(how)}</code></p>"
     return head
 
