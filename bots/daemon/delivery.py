@@ -143,7 +143,18 @@ class Deliverer:
         except Exception as error:  # an outlet that breaks must not leave a row claimed for ever
             self._unclear(row, outlet, f"{type(error).__name__}: {error}")
         else:
-            self._sent(row, found)
+            if self._is_another(row, outlet, found):
+                reason = f"{row.outlet} has had the same text before, as {found}"
+                done("failed", self.clock(), reason=reason, cost=0)
+                log.warning("%s: %s", row.bot, reason)
+            else:
+                self._sent(row, found)
+
+    def _is_another(self, row: Row[Any], outlet: Outlet, external_id: str) -> bool:
+        """Whether what was found by its text is an earlier post that said the same."""
+        return outlet.finds_by_text and outbox.is_another_post(
+            self.ledger, row.id, row.outlet, external_id
+        )
 
     def _sent(self, row: Row[Any], external_id: str) -> None:
         told = not hasattr(self.functions.get(row.bot), "delivered")
@@ -216,6 +227,8 @@ class Deliverer:
                 f"{row.reason.split(';')[0]}; {error}",
             )
             return
+        if found not in (LOST, UNKNOWN) and self._is_another(row, outlet, found):
+            found = LOST
         if found not in (LOST, UNKNOWN):
             self._sent(row, found)
         elif found == UNKNOWN:

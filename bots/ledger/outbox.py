@@ -197,6 +197,13 @@ def postpone_unclear(ledger: Ledger, number: int, me: str, until: datetime, reas
         connection.execute(mine.values(not_before=until, reason=redact_secrets(reason)[:2000]))
 
 
+def is_another_post(ledger: Ledger, number: int, outlet: str, external_id: str) -> bool:
+    """Whether `external_id` is already the name of another row's post at this outlet."""
+    same = (outbox.c.outlet == outlet) & (outbox.c.external_id == external_id)
+    with ledger.read_transaction() as connection:
+        return connection.scalar(select(outbox.c.id).where(same, outbox.c.id != number)) is not None
+
+
 def untold_rows(ledger: Ledger, names: Iterable[str]) -> list[Row[Any]]:
     """Confirmed rows whose bot has not been told."""
     wanted = (outbox.c.state == "sent") & outbox.c.told.is_(False)

@@ -57,6 +57,8 @@ class Outlet:
     settings: ClassVar[type[FrozenModel]] = FrozenModel
     settle: float = 60.0
     """Seconds after the hard limit of a call before `find_post` may conclude that a post is lost."""
+    finds_by_text: ClassVar[bool] = False
+    """Whether what it finds may be an earlier post that says the same."""
 
     def __init__(self, name: str, settings: Any, secrets: Mapping[str, str] | None = None) -> None:
         self.name = name

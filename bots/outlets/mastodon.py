@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from bots.outlets.base import LOST, Outlet, Post
 from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.graphemes import LINK, count_graphemes
 from bots.outlets.network_errors import CONNECT, READ, raise_network_error
+from bots.outlets.same_text import is_same_text
 from rig.validation import FrozenModel
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Mastodon(Outlet):
 
     kind = "mastodon"
     pictures = True
+    finds_by_text = True
     settings = MastodonSettings
     secrets = {  # noqa: RUF012
         "access_token": "access token of an application (Preferences, Development; scopes read and write)"
@@ -89,10 +90,9 @@ class Mastodon(Outlet):
                 statuses = client.account_statuses(mine.id, limit=40, exclude_reblogs=True)
         except Exception as error:
             raise NotSent(f"Mastodon: {error}") from error
-        wanted = _plain(post.text)
         for status in statuses:
             made = status.created_at.astimezone(UTC)
-            if made >= post.slot - LOOK_BACK and _plain(_text(status.content)) == wanted:
+            if made >= post.slot - LOOK_BACK and is_same_text(post.text, html_text(status.content)):
                 return str(status.id)
         return LOST
 
@@ -147,12 +147,20 @@ def raise_mastodon_error(error: Exception, client: mastodon.Mastodon) -> NoRetur
     raise Unclear(said) from error
 
 
-def _text(content: str) -> str:
-    """A post's HTML as text; a link is shown shortened, so its address is taken from the tag."""
-    content = re.sub(r'<a [^>]*href="([^"]*)"[^>]*>.*?</a>', r"\1", content, flags=re.DOTALL)
+def html_text(content: str) -> str:
+    """A post's HTML as text, escapes and all; a link is shown shortened, so the tag's address is taken.
+
+    >>> html_text('<p>See <a href="https://a.example/x"><span>a.exam</span></a> &amp; more</p>')
+    'See https://a.example/x &amp; more'
+    """
+    content = re.sub(r"<a\b[^>]*>.*?</a>", _link_text, content, flags=re.DOTALL)
     content = re.sub(r"<br ?/?>|</p>\s*<p>", "\n", content)
-    return html.unescape(re.sub(r"<[^>]+>", "", content))
+    return re.sub(r"<[^>]+>", "", content)
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.split())
+def _link_text(link: re.Match[str]) -> str:
+    """The address; of a hashtag or a mention, which link to a page of the server, the words."""
+    begin = link[0].partition(">")[0]
+    where = re.search(r'href="([^"]*)"', begin)
+    named = re.search(r'class="[^"]*\b(?:hashtag|mention)\b', begin)
+    return where[1] if where and not named else link[0]

@@ -6,10 +6,7 @@ sets no timeout and knows one address only: an adapter gives it both after the r
 
 from __future__ import annotations
 
-import html
-import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bots.outlets.base import LOST, Outlet, Post
 from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.network_errors import CONNECT, READ, parse_unix_time, raise_network_error
+from bots.outlets.same_text import is_same_text
 from bots.outlets.x_length import has_link, weighted_length
 from rig.validation import FrozenModel
 
@@ -28,6 +26,10 @@ if TYPE_CHECKING:
 HOST = "https://api.twitter.com"
 LOOK_BACK = timedelta(minutes=5)
 """How long before its slot a post is looked for: clocks differ."""
+MEMORY = timedelta(days=1)
+"""How far back a text is looked for that X calls a duplicate."""
+MOST_PAGES = 8
+"""Pages of a hundred posts that are looked through."""
 
 
 class XSettings(FrozenModel):
@@ -46,6 +48,7 @@ class X(Outlet):
 
     kind = "x"
     pictures = True
+    finds_by_text = True
     settings = XSettings
     secrets = {  # noqa: RUF012
         "api_key": "API key (consumer key) of the app",
@@ -105,25 +108,49 @@ class X(Outlet):
 
     def find_post(self, post: Post) -> str:
         """Look through the account's own newest posts."""
+        return self._find_since(post, post.slot - LOOK_BACK)
+
+    def _find_since(self, post: Post, begin: datetime) -> str:
+        """The number of the newest post of this text since `begin`, or LOST."""
         import requests
         import tweepy
 
-        begin = post.slot - LOOK_BACK
         try:
             with self._client() as client:
-                found = client.get_users_tweets(
-                    self._account(client), start_time=begin.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                    max_results=100, user_auth=True,
-                )  # fmt: skip
+                for tweet in self._newest_posts(client, begin):
+                    if _is_this(tweet, post.text):
+                        return str(tweet["id"])
         except tweepy.HTTPException as error:
             raise NotSent(f"X: {error.response.status_code} {_detail(error.response)}") from error
         except (tweepy.TweepyException, requests.RequestException) as error:
             raise NotSent(f"X: {type(error).__name__}: {error}") from error
-        wanted = _plain(post.text)
-        for tweet in found.data or []:
-            if _plain(tweet.text) == wanted:
-                return str(tweet.id)
         return LOST
+
+    def _newest_posts(self, client: tweepy.Client, begin: datetime) -> Iterator[Mapping[str, Any]]:
+        """The account's posts since `begin`, as X gives them, page by page."""
+        import tweepy
+
+        options: dict[str, Any] = {"start_time": begin.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        number, page = self._account(client), None
+        fields = ["created_at", "entities", "note_tweet"]
+        for _ in range(MOST_PAGES):
+            try:
+                found = client.get_users_tweets(
+                    number, max_results=100, user_auth=True, tweet_fields=fields,
+                    pagination_token=page, **options,
+                )  # fmt: skip
+            except tweepy.BadRequest:
+                if not options:
+                    raise
+                # to X this moment lies ahead: the clock was wrong when it was written down
+                options = {}
+                continue
+            yield from (tweet.data for tweet in found.data or [])
+            page = (found.meta or {}).get("next_token")
+            if not page:
+                return
+            if not options:  # without a beginning X would list years; the newest page will do
+                return
 
     def account_name(self) -> str:
         """The account's name."""
@@ -137,10 +164,12 @@ class X(Outlet):
 
     def _duplicate(self, post: Post) -> str:
         found = self.find_post(post)
+        if found == LOST and post.attempt > 1:
+            raise Unclear("X has this text already, but does not show it yet")
+        if found == LOST:  # an earlier post of this text may have been taken for lost
+            found = self._find_since(post, post.slot - MEMORY)
         if found != LOST:
             return found
-        if post.attempt > 1:
-            raise Unclear("X has this text already, but does not show it yet")
         raise Rejected("X has had the same text before")
 
     def _account(self, client: tweepy.Client) -> str:
@@ -245,11 +274,14 @@ def _detail(answer: requests.Response) -> str:
     return str(first or body.get("detail") or body.get("title") or "")[:300]
 
 
-def _plain(text: str) -> str:
-    """A text as X gives it back: escaped, links shortened, a link to its picture at the end."""
-    text = unicodedata.normalize("NFC", html.unescape(text))
-    text = re.sub(r"\s*https://t\.co/\w+$", "", text)
-    return " ".join(re.sub(r"https?://\S+", "§", text).split())
+def _is_this(tweet: Mapping[str, Any], text: str) -> bool:
+    """Whether a post of the timeline has this text; a long one has its whole text beside the cut one."""
+    forms = [tweet, tweet.get("note_tweet") or {}]
+    return any(
+        is_same_text(text, str(form["text"]), (form.get("entities") or {}).get("urls") or ())
+        for form in forms
+        if form.get("text")
+    )
 
 
 def _adapter(api: str) -> Any:

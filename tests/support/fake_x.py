@@ -12,21 +12,24 @@ import email.parser
 import email.policy
 import hashlib
 import hmac
+import html
 import itertools
 import json
+import re
 import socket
 import sys
 import threading
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from bots.outlets.x_length import weighted_length
+from bots.outlets.x_length import _links, weighted_length
 
 SECRETS = {
     "api_key": "fakeApiKey0123456789abcdef",
@@ -108,6 +111,25 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+INVENTED = re.compile(r"https?://[\w.-]+\.(?:example|invalid|test)(?:[/?#][^\s。、」]*[\w/=)])?")
+"""X makes links of names that exist; in tests none does."""
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+def _kept(text: str) -> str:
+    """What two texts are compared by."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def _short(what: str) -> str:
+    """The t.co link of an address: ten letters and digits."""
+    letters = base64.b32encode(hashlib.sha256(what.encode()).digest()).decode()
+    return f"https://t.co/{letters[:10]}"
+
+
 class FakeX:
     """One account. Tricks besides the names of ERRORS: `drop`, `hang`, `drip`, `garbage`, `ok`."""
 
@@ -127,6 +149,14 @@ class FakeX:
         """Asked for the fate of a post when the queue is empty."""
         self.on: Callable[[str], None] = lambda stage: None
         """Told of each stage of a post: received, stored, answered."""
+        self.page = 7
+        """Posts that one page of the timeline holds, whatever was asked for: X gives fewer than that, too."""
+        self.cut = 0
+        """Weighted characters after which the timeline cuts a text short; 0 = never."""
+        self.explains = True
+        """Whether a post's entities say where its links lead."""
+        self.lag = timedelta(0)
+        """How long X doesn't show a post that it has."""
         self._nonces: set[str] = set()
         self._numbers = itertools.count(1456012973835788293)
         self._lock = threading.Lock()
@@ -192,11 +222,69 @@ class FakeX:
             post = {
                 "id": str(next(self._numbers)),
                 "text": text,
-                "created_at": self.clock().strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+                "created_at": _stamp(self.clock()),
                 "media": media,
             }
             self.stored.append(post)
             return post
+
+    def _timeline(self, options: dict[str, str]) -> tuple[int, Any]:
+        """A page of the account's posts, the newest first."""
+        begin, now = options.get("start_time", ""), self.clock()
+        if begin and begin >= _stamp(now):
+            return invalid(
+                "start_time", f"Invalid 'start_time':'{begin}'. 'start_time' must be ..."
+            )
+        shown = [p for p in self.stored if begin <= p["created_at"] <= _stamp(now - self.lag)]
+        shown = shown[::-1]
+        first = int(options.get("pagination_token", "p0")[1:])
+        last = first + min(self.page, int(options.get("max_results", 10)))
+        wanted = set(options.get("tweet.fields", "").split(","))
+        data = [self.shown(post, wanted) for post in shown[first:last]]
+        meta: dict[str, Any] = {"result_count": len(data)}
+        if last < len(shown):
+            meta["next_token"] = f"p{last}"
+        return 200, {"data": data, "meta": meta} if data else {"meta": meta}
+
+    def shown(self, post: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
+        """A post as X shows it: trimmed, composed, its links short ones, its picture a link at the end."""
+        text = unicodedata.normalize("NFC", post["text"]).strip()
+        urls: list[dict[str, Any]] = []
+        found: list[tuple[int, int]] = []
+        spans = [(u["indices"], u["url"]) for u in _links()(text)]
+        spans += [([m.start(), m.end()], m[0]) for m in INVENTED.finditer(text)]
+        for (begin, end), url in sorted(spans):
+            if found and begin < found[-1][1]:
+                continue  # the same link, found twice
+            found.append((begin, end))
+            whole = url if "://" in url else f"http://{url}"
+            urls.append({"url": _short(url), "expanded_url": whole, "display_url": whole[8:33]})
+        for (begin, end), link in reversed(list(zip(found, urls, strict=True))):
+            text = text[:begin] + link["url"] + text[end:]
+        own = "https://twitter.com/TweepyDev/status/" + post["id"]
+        for number, media in enumerate(post["media"], 1):
+            link = {"url": _short(media), "expanded_url": f"{own}/photo/{number}"}
+            urls.append({**link, "media_key": f"3_{media}"})
+        if post["media"]:
+            text += f" {_short(post['media'][0])}"
+        given = {"id": post["id"], "edit_history_tweet_ids": [post["id"]]}
+        if self.cut and len(text) > self.cut:
+            if "note_tweet" in wanted:
+                given["note_tweet"] = {"text": html.escape(text, quote=False)}
+                if "entities" in wanted:
+                    given["note_tweet"]["entities"] = {"urls": urls[::-1]}
+            text = text[: self.cut].rstrip() + "… " + _short(post["id"])
+            urls = [
+                {
+                    "url": _short(post["id"]),
+                    "expanded_url": f"https://x.com/i/web/status/{post['id']}",
+                }
+            ]
+        if "entities" in wanted and urls and self.explains:  # in no order that one may count on
+            given["entities"] = {"urls": urls[::-1]}
+        if "created_at" in wanted:
+            given["created_at"] = post["created_at"]
+        return {**given, "text": html.escape(text, quote=False)}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         fake = self
@@ -242,20 +330,7 @@ class FakeX:
                     me = {"id": USER, "name": "Tweepy Testing", "username": "TweepyDev"}
                     self.reply(200, {"data": me})
                 elif path == f"/2/users/{USER}/tweets":
-                    options = dict(parse_qsl(query))
-                    begin = options.get("start_time", "")
-                    newest = [p for p in reversed(fake.stored) if p["created_at"] >= begin]
-                    found = newest[: int(options.get("max_results", 10))]
-                    data = [
-                        {"id": p["id"], "text": p["text"], "edit_history_tweet_ids": [p["id"]]}
-                        for p in found
-                    ]
-                    self.reply(
-                        200,
-                        {"data": data, "meta": {"result_count": len(data)}}
-                        if data
-                        else {"meta": {"result_count": 0}},
-                    )
+                    self.reply(*fake._timeline(dict(parse_qsl(query))))
                 else:
                     self.reply(404, {"title": "Not Found", "status": 404})
 
@@ -305,7 +380,7 @@ class FakeX:
                 with fake._lock:
                     fake.attempts.append(text)
                     event = fake.queue.popleft() if fake.queue else fake.noise() or Event("ok")
-                    known = any(p["text"] == text for p in fake.stored)
+                    known = any(_kept(p["text"]) == _kept(text) for p in fake.stored)
                 fake.on("received")
                 if event.name != "hang":
                     time.sleep(event.seconds)
