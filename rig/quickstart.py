@@ -134,7 +134,7 @@ class QuickstartLoop:
     def start_server(self) -> str:
         """Start the server of this run's newest GGUF and return its address."""
         self.echo_line(
-            f"\n# Serve it over HTTP; whoever needs it starts it\n$ rig serve {self.folder}"
+            f"\n# Serve it over HTTP; what asks for it starts it, as `rig serve {self.folder}` would"
         )
         start = time.monotonic()
         with connect.connect_model(model=str(self.folder)) as client:

@@ -199,7 +199,9 @@ def test_health_and_metrics_say_how_it_is(
     assert status.exit_code == 0
     assert status.output.startswith("well")
     assert daemon.stop() == 0
-    assert CliRunner().invoke(rig.cli.main, ["daemon", "status"]).exit_code == 1
+    gone = CliRunner().invoke(rig.cli.main, ["daemon", "status"])
+    assert gone.output == "No daemon runs on this box; `rig daemon run` starts one.\n"
+    assert gone.exit_code == 1
 
 
 def answered(url: str) -> Any:

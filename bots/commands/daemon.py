@@ -45,7 +45,8 @@ def status_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
     else:
-        click.echo(f"{found['status']}{''.join(f': {wrong}' for wrong in found['wrong'])}")
+        words = found["wrong"] if found["status"] == "none" else [found["status"], *found["wrong"]]
+        click.echo(": ".join(words))
         for name, about in found.get("bots", {}).items():
             last = (
                 f"{about['last_state']} at {about['last'][:16]}" if about["last"] else "nothing yet"

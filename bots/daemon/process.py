@@ -86,7 +86,10 @@ def daemon_status() -> dict[str, Any]:
 
     found = running_daemon()
     if found is None:
-        return {"status": "none", "wrong": ["no daemon runs on this box: `rig daemon run`"]}
+        return {
+            "status": "none",
+            "wrong": ["No daemon runs on this box; `rig daemon run` starts one."],
+        }
     if not found["listen"]:
         return {"status": "well", "wrong": [], "pid": found["pid"], "started": found["started"]}
     try:
