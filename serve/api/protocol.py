@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rig.errors import RigError
 
 MAX_STOPS = 16
+MAX_ADAPTERS = 64
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -101,7 +102,7 @@ class CommonRequest(RequestBody):
     logit_bias: dict[str, Finite] | None = None
     response_format: ResponseFormat | None = None
     grammar: str | None = None
-    lora: list[LoraChoice] | None = None
+    lora: list[LoraChoice] | None = Field(None, max_length=MAX_ADAPTERS)
     reasoning_format: str | None = None
     ignore_eos: bool = False
 

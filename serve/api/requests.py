@@ -118,8 +118,13 @@ class RequestPlanner:
         if form.model in self._adapters and form.lora is None:
             chosen = [(self._adapters.index(form.model), 1.0)]
         n = len(self._adapters)
-        if wrong := next((id for id, _ in chosen if not 0 <= id < n), None):
-            raise forms.BadRequest(f"There is no adapter {wrong}: {n} are loaded.", param="lora")
+        for place, (id, _) in enumerate(chosen):
+            if not 0 <= id < n:
+                raise forms.BadRequest(f"There is no adapter {id}: {n} are loaded.", param="lora")
+            if id in (other for other, _ in chosen[:place]):
+                raise forms.BadRequest(
+                    f"lora names adapter {id} twice: name it once.", param="lora"
+                )
         return {
             "max_tokens": max_tokens,
             "sampling": form.sampling_fields(),

@@ -14,6 +14,15 @@ from serve.engine.prompt_lookup import LONGEST
 from serve.engine.sequence import Sequence
 
 
+class SequenceError(Exception):
+    """Something went wrong that concerns one sequence only."""
+
+    def __init__(self, sequence: Sequence, cause: Exception) -> None:
+        super().__init__(sequence, cause)
+        self.sequence = sequence
+        self.cause = cause
+
+
 class SequenceRows(NamedTuple):
     """The rows of one sequence in the batch."""
 
@@ -73,7 +82,7 @@ class BatchBuilder:
 
     def _choose_drafts(self, writers: list[Sequence]) -> None:
         """Let guesses follow the last tokens of replies where that pays."""
-        drafts = [s.propose_draft(min(LONGEST, s.num_tokens_left - 1)) for s in writers]
+        drafts = [_propose_draft(s) for s in writers]
         if any(drafts) and self._llama.n_batch >= (1 + LONGEST) * len(writers):
             chances = [s.draft_chances(d) for s, d in zip(writers, drafts, strict=True)]
             lengths = self._cost_model.draft_lengths(len(writers), chances)
@@ -115,6 +124,13 @@ class BatchBuilder:
         llama.wants_logits[row:end] = 0
         if held + count == len(sequence.tokens):
             llama.wants_logits[end - 1] = 1
+
+
+def _propose_draft(sequence: Sequence) -> list[int]:
+    try:
+        return sequence.propose_draft(min(LONGEST, sequence.num_tokens_left - 1))
+    except Exception as error:
+        raise SequenceError(sequence, error) from error
 
 
 def _prefill_count(uncomputed: int, room: int) -> int:

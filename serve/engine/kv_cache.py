@@ -72,10 +72,15 @@ class KVCache:
 
     def release_slot(self, slot: Slot, tokens: list[int]) -> None:
         """A reply is done: its cells stay for whoever begins the same."""
-        slot.busy = False
         slot.tokens = tokens[: slot.num_cells]
         self._llama.truncate_cells(slot.seq, slot.num_cells)
+        slot.busy = False
         if not self._llama.can_rewind or slot.num_cells == 0:
+            self._forget(slot)
+
+    def reclaim_slots(self, held: list[Slot]) -> None:
+        """Clear away what replies hold that are no more: those that ended in the middle of a step."""
+        for slot in [s for s in self._slots if s.busy and s not in held]:
             self._forget(slot)
 
     def evict_oldest_slot(self, keep: Slot | None = None) -> bool:

@@ -3,15 +3,18 @@
 Each `run_step` is one decode: one row for every reply in progress and, in what is left of the step, a
 chunk of the prompts that still have to be read. A request joins and leaves between any two steps. The caller
 brings requests through `add_request` and `cancel_request` from any thread and calls `run_step` from one.
+
+A mistake of ours in one reply ends that reply with a sentence; the others don't notice it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
-from serve.engine.batch import Batch, BatchBuilder
+from serve.engine.batch import Batch, BatchBuilder, SequenceError
 from serve.engine.cost_model import CostModel
 from serve.engine.kv_cache import KVCache
 from serve.engine.kv_disk import DiskKVCache
@@ -27,6 +30,8 @@ RESERVE = 64
 """Cells that must be free beyond the prompt before a request joins those who are writing."""
 WAIT_FOR_PREFIX = 32
 """A prefix that another request is computing is waited for when it is this much longer."""
+UNKNOWN: Adapters = ((-1, 0.0),)
+"""No request's adapters: which ones are in force is not known, and they are set anew."""
 SAVE_AFTER = 10.0
 """Seconds that a prefix waits for a quiet moment before it is written to disk in a busy one."""
 
@@ -65,7 +70,7 @@ class Scheduler:
 
     def add_request(self, request: Request) -> None:
         """Queue a request; its outputs come from `emit`."""
-        self._inbox.put(lambda: self._waiting.append(Sequence(request, self.llama)))
+        self._inbox.put(lambda: self._take(request))
 
     def cancel_request(self, request_id: int) -> None:
         """Drop a request; when nobody else is in the running decode, that ends at once too."""
@@ -85,22 +90,26 @@ class Scheduler:
 
     def wait_for_work(self) -> None:
         """Sleep until there is something to do."""
-        self._inbox.get()()
+        self._run_between(self._inbox.get())
 
     def run_step(self) -> bool:
         """Do one step; False when there was nothing to do."""
         while not self._inbox.empty():
-            self._inbox.get()()
+            self._run_between(self._inbox.get())
         self.llama.stop_now(False)
         self._admit()
         active = [s for s in self._running if not s.paused]
         if active:
             for adapters in dict.fromkeys(s.request.adapters for s in active):
-                self._decode([s for s in active if s.request.adapters == adapters], adapters)
+                self._decode_group([s for s in active if s.request.adapters == adapters], adapters)
             self.steps += 1
         self._flush()
-        saved = self.kv_cache.save_one_prefix(older_than=SAVE_AFTER if active else 0.0)
-        return bool(active) or saved
+        return self._save_one_prefix(SAVE_AFTER if active else 0.0) or bool(active)
+
+    def fail_all(self, error: Exception) -> None:
+        """End every reply that is written or waits: what went wrong is nobody's in particular."""
+        self._fail([*self._running, *self._waiting], error)
+        self._flush()
 
     def flush_to_disk(self) -> None:
         """Write what is still to be kept on disk; call when no more steps will follow."""
@@ -117,16 +126,35 @@ class Scheduler:
 
     # Who joins --------------------------------------------------------------------------------
 
+    def _take(self, request: Request) -> None:
+        try:
+            self._waiting.append(Sequence(request, self.llama))
+        except Exception as error:
+            traceback.print_exc()
+            self._outputs.append(Output(request.id, finish="error", error=_mistake(error)))
+
+    def _run_between(self, function: Callable[[], None]) -> bool:
+        """Run what concerns no reply that could be ended for it; False when it broke."""
+        try:
+            function()
+        except Exception:
+            traceback.print_exc()
+            return False
+        return True
+
     def _admit(self) -> None:
         """Let waiting requests join while there is room: urgent ones first, then in order of arrival."""
         self._waiting.sort(key=lambda s: not s.request.urgent)
         for sequence in list(self._waiting):
-            if not self._has_room_for(sequence):
-                return  # the next in line is not overtaken by a smaller one
-            if self._better_to_wait(sequence):
-                continue
-            self._waiting.remove(sequence)
-            self._join(sequence)
+            try:
+                if not self._has_room_for(sequence):
+                    return  # the next in line is not overtaken by a smaller one
+                if self._better_to_wait(sequence):
+                    continue
+                self._waiting.remove(sequence)
+                self._join(sequence)
+            except Exception as error:
+                self._fail([sequence], error)
 
     def _has_room_for(self, sequence: Sequence) -> bool:
         if not self._running:
@@ -154,8 +182,17 @@ class Scheduler:
 
     # One decode -------------------------------------------------------------------------------
 
+    def _decode_group(self, sequences: list[Sequence], adapters: Adapters) -> None:
+        """One decode for replies with the same adapters; what breaks in it ends those it belongs to."""
+        try:
+            self._decode(sequences, adapters)
+        except SequenceError as error:
+            self._fail([error.sequence], error.cause)
+        except Exception as error:
+            self._adapters = UNKNOWN
+            self._fail(sequences, error)
+
     def _decode(self, sequences: list[Sequence], adapters: Adapters) -> None:
-        """One decode for replies with the same adapters."""
         if adapters != self._adapters:
             self.llama.use_adapters(adapters)
             self._adapters = adapters
@@ -177,7 +214,10 @@ class Scheduler:
             return
         self._learn_cost(batch, seconds, time.process_time() - worked, usual)
         for sequence, first, count in batch.parts:
-            self._advance(sequence, first, count)
+            try:
+                self._advance(sequence, first, count)
+            except Exception as error:
+                self._fail([sequence], error)
 
     def _learn_cost(
         self, batch: Batch, seconds: float, processor: float, usual: float | None
@@ -233,9 +273,31 @@ class Scheduler:
             sequence.output = Output(sequence.request.id)
 
     def _flush(self) -> None:
-        if self._outputs:
-            outputs, self._outputs = self._outputs, []
+        if not self._outputs:
+            return
+        outputs, self._outputs = self._outputs, []
+        try:
             self._emit(outputs)
+        except Exception:
+            for output in outputs:
+                self._emit_alone(output)
+
+    def _emit_alone(self, output: Output) -> None:
+        """One output of several that could not be sent together: only its own reply ends."""
+        try:
+            self._emit([output])
+        except Exception as error:
+            self._fail([s for s in self._running if s.request.id == output.id], error)
+            self._outputs = [o for o in self._outputs if o.id != output.id]
+            self._emit([Output(output.id, finish="error", error=_mistake(error))])
+
+    def _save_one_prefix(self, older_than: float) -> bool:
+        try:
+            return self.kv_cache.save_one_prefix(older_than=older_than)
+        except Exception:  # a prefix that isn't kept costs time, and nothing else
+            traceback.print_exc()
+            self._reclaim_slots()
+            return True
 
     # Who leaves -------------------------------------------------------------------------------
 
@@ -246,9 +308,13 @@ class Scheduler:
             output.text += sequence.detokenizer.flush_text()
         output.timings = sequence.collect_timings()
         self._outputs.append(output)
-        sequence.sampler.free_chain()
         self._running.remove(sequence)
+        if not self._run_between(lambda: self._clear_up(sequence)):
+            self._reclaim_slots()
+
+    def _clear_up(self, sequence: Sequence) -> None:
         self._release_slot(sequence)
+        sequence.sampler.free_chain()
 
     def _release_slot(self, sequence: Sequence) -> None:
         if sequence.slot is not None:
@@ -259,13 +325,31 @@ class Scheduler:
         sequence.output.finish, sequence.output.error = finish, error
         self._leave(sequence)
 
+    def _fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
+        """End replies that a mistake of ours broke; nothing of their half-done step is kept."""
+        traceback.print_exception(error)
+        for sequence in list(sequences):
+            self._outputs.append(Output(sequence.request.id, finish="error", error=_mistake(error)))
+            self._running = [s for s in self._running if s is not sequence]
+            self._waiting = [s for s in self._waiting if s is not sequence]
+            self._run_between(sequence.sampler.free_chain)
+        self._run_between(lambda: self._at_work(0))
+        self._reclaim_slots()
+
+    def _reclaim_slots(self) -> None:
+        held = [s.slot for s in self._running if s.slot is not None]
+        self._run_between(lambda: self.kv_cache.reclaim_slots(held))
+
     def _drop(self, request_id: int) -> None:
         for sequence in [s for s in self._waiting if s.request.id == request_id]:
             self._waiting.remove(sequence)
             sequence.sampler.free_chain()
             self._outputs.append(Output(request_id, finish="cancelled"))
         for sequence in [s for s in self._running if s.request.id == request_id]:
-            self._end(sequence, "cancelled")
+            try:
+                self._end(sequence, "cancelled")
+            except Exception as error:
+                self._fail([sequence], error)
 
     def _pause(self, request_id: int, paused: bool) -> None:
         for sequence in (*self._running, *self._waiting):
@@ -284,3 +368,11 @@ class Scheduler:
         self._release_slot(newest)
         self.kv_cache.evict_oldest_slot()
         self._waiting.insert(0, newest)
+
+
+def _mistake(error: Exception) -> str:
+    """The sentence for whoever waits; what it came from is in the log."""
+    return (
+        f"The reply was given up: a mistake of rig's own ({type(error).__name__}), which the server's log "
+        f"shows. Other requests are not touched; try again, perhaps with fewer options."
+    )

@@ -16,6 +16,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,8 +168,7 @@ class EngineSupervisor:
                     return
         finally:
             if ticket.id in self._tickets:
-                if self._process is not None and self.is_loaded:
-                    self._write(self._process, {"do": "cancel", "id": ticket.id})
+                self._cancel(ticket)
                 self._forget(ticket)
 
     async def ask_engine(self, do: str, **what: Any) -> dict[str, Any]:
@@ -240,14 +240,12 @@ class EngineSupervisor:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        while line := await process.stdout.readline():
-            message = json.loads(line)
-            for event in message.get("events", ()):
-                self._route(event)
-            if (id := message.get("answer")) in self._questions:
-                future = self._questions[id]
-                if not future.done():
-                    future.set_result(message)
+        try:
+            while line := await process.stdout.readline():
+                self._take_message(json.loads(line))
+        except Exception:  # a line that can't be read: what it was about is not known
+            traceback.print_exc()
+            process.kill()
         code = await process.wait()
         for future in self._questions.values():
             if not future.done():
@@ -259,6 +257,23 @@ class EngineSupervisor:
         else:
             for ticket in list(self._tickets.values()):
                 self._finish(ticket, "error", "The model was unloaded while it wrote.")
+
+    def _take_message(self, message: dict[str, Any]) -> None:
+        for event in message.get("events", ()):
+            try:
+                self._route(event)
+            except Exception as error:  # it ends the request that it is about, and no other
+                traceback.print_exc()
+                if (ticket := self._tickets.get(event.get("id"))) is not None:
+                    self._cancel(ticket)
+                    self._finish(ticket, "error", f"The reply was lost ({type(error).__name__}).")
+        future = self._questions.get(message.get("answer", 0))
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        if self._process is not None and self.is_loaded:
+            self._write(self._process, {"do": "cancel", "id": ticket.id})
 
     def _route(self, event: dict[str, Any]) -> None:
         ticket = self._tickets.get(event["id"])

@@ -35,6 +35,9 @@ from serve.engine.sequence import Output, Request
 CRUMB = struct.Struct("qq")
 """Which request the engine (first) and the reader of requests (second) are working on; 0 = none."""
 
+BROKEN_STEPS = 10
+"""Steps in a row that may fail as a whole before the process gives itself up."""
+
 
 class EngineWorker:
     """Reads requests in one thread, steps the engine in the other."""
@@ -80,9 +83,10 @@ class EngineWorker:
     def read_requests(self, lines: BinaryIO) -> None:
         """Take requests until the other side is gone."""
         for line in lines:
-            message = json.loads(line)
-            self._crumb[8:16] = message.get("id", 0).to_bytes(8, "little")
+            message: dict[str, Any] = {}
             try:
+                message = json.loads(line)
+                self._crumb[8:16] = message.get("id", 0).to_bytes(8, "little")
                 self._take(message)
             except Exception as error:
                 traceback.print_exc()
@@ -92,9 +96,17 @@ class EngineWorker:
 
     def run_steps(self) -> None:
         """Step the engine until told to quit."""
+        broken = 0
         while not self._quit:
-            if not self._engine.run_step():
-                self._engine.wait_for_work()
+            try:
+                if not self._engine.run_step():
+                    self._engine.wait_for_work()
+                broken = 0
+            except Exception as error:
+                broken += 1
+                if broken > BROKEN_STEPS:
+                    raise  # it does not mend itself: a new process begins anew
+                self._engine.fail_all(error)
         self._engine.flush_to_disk()
 
     def _excuse(self, message: dict[str, Any], why: str) -> None:
@@ -194,8 +206,13 @@ class EngineWorker:
     def _misfit(self, prompt: list[int], message: dict[str, Any]) -> str:
         n_ctx, n, asked = self._llama.n_ctx, len(prompt), message["max_tokens"]
         tokens = [*prompt, *(t for t, _ in message["sampling"].get("logit_bias", ()))]
-        if wrong := next((t for t in tokens if not 0 <= t < self._llama.n_vocab), None):
+        wrong = next((t for t in tokens if not 0 <= t < self._llama.n_vocab), None)
+        if wrong is not None:
             return self._no_token(wrong)
+        n_adapters = len(self._llama.adapters)
+        wrong = next((i for i, _ in message["adapters"] if not 0 <= i < n_adapters), None)
+        if wrong is not None:
+            return f"There is no adapter {wrong}: {n_adapters} are loaded."
         if n == 0:
             return "The prompt is empty: send at least one token."
         if n >= n_ctx:
