@@ -1,7 +1,8 @@
 """Secrets: systemd's credentials, then a file that only its owner reads, then the environment, then keyring.
 
-The first place that has any field of an outlet gives them all. Nothing is ever taken from a flag or from
-rig.toml, and everything that was read is taken out of log lines (`bots.redact`).
+The first place that has any field of an outlet gives them all. systemd copies a file when the service starts,
+so a file that was written after that wins over the copy. Nothing is ever taken from a flag or from rig.toml,
+and everything that was read is taken out of log lines (`bots.redact`).
 """
 
 from __future__ import annotations
@@ -82,10 +83,19 @@ def _systemd(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]
         return {}, ""
     whole = Path(folder) / f"rig-{name}"
     if whole.is_file():
-        return _read(whole), str(whole)
+        return ({}, "") if _is_newer(credentials_path(name), whole) else (_read(whole), str(whole))
     parts = {field: Path(folder) / f"rig-{name}-{field}" for field in fields}
     found = {f: p.read_text("utf-8").strip() for f, p in parts.items() if p.is_file()}
     return found, f"{folder}/rig-{name}-*"
+
+
+def _is_newer(file: Path, copy: Path) -> bool:
+    """Whether `file` was written after `copy` was made, and this user may read it."""
+    try:
+        newer = file.stat().st_mtime_ns > copy.stat().st_mtime_ns
+    except OSError:
+        return False
+    return newer and os.access(file, os.R_OK)
 
 
 def _file(name: str, fields: Mapping[str, str]) -> tuple[dict[str, str], str]:
@@ -122,5 +132,9 @@ def _read(path: Path) -> dict[str, str]:
     try:
         found = json.loads(path.read_text("utf-8"))
         return {str(key): str(value) for key, value in found.items()}
+    except PermissionError as error:
+        raise RigError(
+            f"{path} belongs to another user: run `rig auth` as the user that runs the daemon."
+        ) from error
     except (ValueError, AttributeError) as error:
         raise RigError(f"{path} is not a JSON object of secrets: set them again.") from error

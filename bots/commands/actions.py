@@ -12,7 +12,7 @@ from typing import Any
 
 from bots import credentials, moderation, settings
 from bots.bot import bots
-from bots.daemon import process
+from bots.daemon import hand_over, process
 from bots.ledger import outbox, review, slots, switches
 from bots.outlets.base import Outlet
 from bots.outlets.build import KINDS, build_outlet
@@ -203,8 +203,10 @@ def store_credentials(name: str, values: dict[str, str]) -> str:
     built = build_outlet(name, settings.read_settings().outlets, values)
     account = _tested(built)
     path = credentials.save_credentials(name, values)
+    said = f"{name} works as {account}. Kept in {path}, which only you can read."
+    handed = hand_over.hand_to_daemon(name, path)
     switches.resume_scope(process.open_ledger(), f"outlet:{name}")
-    return redact_secrets(f"{name} works as {account}. Kept in {path}, which only you can read.")
+    return redact_secrets(f"{said} {handed}".strip())
 
 
 def store_database_url(url: str) -> str:
@@ -215,7 +217,11 @@ def store_database_url(url: str) -> str:
     remember_secrets([url])
     Ledger.open(url).close()
     path = credentials.save_credentials("database", {"url": url})
-    return f"The ledger can be opened. Its address is kept in {path}, which only you can read."
+    said = f"The ledger can be opened. Its address is kept in {path}, which only you can read."
+    handed = hand_over.hand_to_daemon("database", path)
+    if process.running_daemon():
+        handed += " A daemon that runs takes up a new password; for another ledger, start it again."
+    return f"{said} {handed}".replace("  ", " ").strip()
 
 
 def check_credentials(name: str) -> str:

@@ -184,6 +184,9 @@ class Deliverer:
 
     def _halt(self, row: Row[Any], outlet: Outlet, reason: str) -> None:
         """Nothing will pass until a person acts: stop this outlet for all bots and all daemons."""
+        if outlet.has_new_credentials():  # the person was faster: these were the old ones
+            self._later(row, NotSent(f"{reason}; there are new credentials by now"))
+            return
         now = self.clock()
         reason = f"{reason}; afterwards: `rig bot resume --outlet {outlet.name}`"
         switches.stop_scope(self.ledger, f"outlet:{outlet.name}", reason, now)

@@ -41,7 +41,9 @@ def run_daemon(*, now: bool, verbose: bool) -> bool:
             "again with `rig daemon reload`."
         ) from None
     with lock:
-        daemon = Daemon(found, Ledger.open(ledger_url(found)), read=settings.read_settings)
+        ledger = Ledger.open(ledger_url(found))
+        ledger.renew_login(lambda: ledger_url(found))
+        daemon = Daemon(found, ledger, read=settings.read_settings)
         health = HealthServer(daemon, found.daemon.listen) if found.daemon.listen else None
         daemon.handle_signals()
         write_text(state_folder() / "daemon.json", json.dumps(_about(daemon, health)))
@@ -75,9 +77,20 @@ def running_daemon() -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads((state_folder() / "daemon.json").read_text("utf-8"))
         os.kill(int(found["pid"]), 0)
+    except PermissionError:  # it lives, and is another user's
+        return found
     except (OSError, ValueError, KeyError):
         return None
     return found
+
+
+def daemon_owner() -> int | None:
+    """The number of the user that runs the daemon; None when none runs, or the system can't tell."""
+    found = running_daemon()
+    try:
+        return Path(f"/proc/{found['pid']}").stat().st_uid if found else None
+    except OSError:
+        return None
 
 
 def daemon_status() -> dict[str, Any]:
@@ -107,7 +120,12 @@ def signal_reload() -> str:
         raise RigError("No daemon runs on this box: `rig daemon run`.")
     if not hasattr(signal, "SIGHUP"):
         raise RigError("There are no such signals on Windows: stop the daemon and start it again.")
-    os.kill(int(found["pid"]), signal.SIGHUP)
+    try:
+        os.kill(int(found["pid"]), signal.SIGHUP)
+    except PermissionError:
+        raise RigError(
+            f"Process {found['pid']} belongs to another user: say it as that user, or as root."
+        ) from None
     return f"Process {found['pid']} reads rig.toml again."
 
 

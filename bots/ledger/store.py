@@ -6,7 +6,7 @@ the lock when it begins, so that it never has to give up half-way. PostgreSQL ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ class Ledger:
                 f"The ledger at {shown} cannot be opened: {_first_line(error)}"
             ) from None
         return cls(engine)
+
+    def renew_login(self, read: Callable[[], str]) -> None:
+        """Log in with the name and password of the address that `read` gives by then: they may change."""
+
+        def connecting(_: Any, __: Any, ___: Any, options: dict[str, Any]) -> None:
+            url = make_url(read())
+            options.update({"user": url.username, "password": url.password} if url.password else {})
+
+        if self.is_shared:
+            event.listen(self.engine, "do_connect", connecting)
 
     @contextmanager
     def write_transaction(self) -> Iterator[Connection]:

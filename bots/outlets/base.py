@@ -64,16 +64,26 @@ class Outlet:
         self.name = name
         self.options = settings
         self._given = secrets
+        self._read: Mapping[str, str] = {}
 
     @property
     def credentials(self) -> Mapping[str, str]:
-        """The secrets, read when they are first needed; Halt when they can't be."""
-        if self._given is None:
-            try:
-                self._given = load_credentials(self.name, self.secrets)
-            except RigError as error:
-                raise Halt(error.message.removesuffix(".")) from error
-        return self._given
+        """The secrets, read each time, for `rig auth` may replace them at any; Halt when they can't be."""
+        if self._given is not None:
+            return self._given
+        try:
+            self._read = load_credentials(self.name, self.secrets)
+        except RigError as error:
+            raise Halt(error.message.removesuffix(".")) from error
+        return self._read
+
+    def has_new_credentials(self) -> bool:
+        """Whether the secrets that were read last have been replaced since."""
+        before = self._read
+        try:
+            return self.credentials != before
+        except Halt:
+            return False
 
     limit: int = 100_000
     """How long a text may be, in what `measure_text` counts."""

@@ -121,12 +121,15 @@ class Bluesky(Outlet):
         from atproto import Client, Request
 
         secrets, path = self.credentials, _session_file(self.name)
+        made_with = hashlib.sha256("\0".join(secrets.values()).encode()).hexdigest()[:12]
         request = Request(timeout=httpx.Timeout(READ, connect=CONNECT))
         try:
             client = Client(base_url=self.options.service, request=request)
-            client.on_session_change(lambda event, session: _keep(path, session.export()))
+            client.on_session_change(
+                lambda event, session: _keep(path, session.export(), made_with)
+            )
             try:
-                if not (path.is_file() and _resumed(client, path)):
+                if not (path.is_file() and _resumed(client, path, made_with)):
                     client.login(
                         secrets["handle"], secrets["app_password"], fetch_bsky_profile=False
                     )
@@ -140,12 +143,15 @@ class Bluesky(Outlet):
             request.close()
 
 
-def _resumed(client: atproto.Client, path: Path) -> bool:
+def _resumed(client: atproto.Client, path: Path, made_with: str) -> bool:
     """Whether the kept session still holds; it is renewed on the way if it is about to end."""
     from atproto.exceptions import AtProtocolError
 
+    session, _, credentials = path.read_text("utf-8").partition("\n")
+    if credentials != made_with:  # other credentials: it may be another account's
+        return False
     try:
-        client.login(session_string=path.read_text("utf-8"), fetch_bsky_profile=False)
+        client.login(session_string=session, fetch_bsky_profile=False)
         client.com.atproto.server.get_session()
     except Exception as error:
         if _status(error) in (400, 401, 403) or not isinstance(error, AtProtocolError):
@@ -245,9 +251,9 @@ def _session_file(name: str) -> Path:
     return paths.state_dir() / f"bluesky-{name}.session"
 
 
-def _keep(path: Path, session: str) -> None:
+def _keep(path: Path, session: str, made_with: str) -> None:
     from bots.redact import remember_secrets
 
     remember_secrets(session.split(":::"))
-    write_text(path, session)
+    write_text(path, f"{session}\n{made_with}")
     path.chmod(0o600)
