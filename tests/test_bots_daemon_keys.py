@@ -32,9 +32,9 @@ TWO_HOURS = timedelta(hours=2)
 BOT = {"schedule": "0 */2 * * *", "outlets": ["x"]}
 
 
-def newer_than(copy: Path, path: Path, seconds: float) -> None:
-    moment = copy.stat().st_mtime + seconds
-    os.utime(path, (moment, moment))
+def newer_than(copy: Path, path: Path, seconds: int) -> None:
+    moment = copy.stat().st_mtime_ns + seconds * 1_000_000_000
+    os.utime(path, ns=(moment, moment))
 
 
 @pytest.mark.parametrize("place", ["file", "systemd"])
