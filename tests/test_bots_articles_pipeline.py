@@ -15,6 +15,7 @@ from bots.articles.request import SummaryRequest
 from bots.documents.article import Article
 from rig.server.client import ModelClient
 from support.counting_server import CountingServer
+from support.scripts import SENTENCES, transcript
 
 BRIDGE = Article(
     "The bridge is 40 m long.", kind="html", title="A bridge", author="A. Mason", date="2026-11-22",
@@ -94,3 +95,14 @@ def test_a_text_as_short_as_was_asked_reaches_nobody(cache: ArticleCache) -> Non
     result = summarise(BRIDGE, SummaryRequest(), refuse, cache)
     assert (result.text, result.chunks, result.cached) == (BRIDGE.text, 0, False)
     assert result.remarks == ["One note.", "The text is as short as was asked."]
+
+
+@pytest.mark.parametrize("language", ["hindi", "urdu", "thai", "transcript"])
+def test_a_long_text_without_full_stops_is_summarised_not_handed_back(
+    server: CountingServer, cache: ArticleCache, language: str
+) -> None:
+    text = transcript(900) if language == "transcript" else " ".join(SENTENCES[language] * 9)
+    server.queue = ["SUMMARY BY THE MODEL."]
+    with ModelClient(server.url) as client:
+        found = summarise(Article(text), SummaryRequest(), lambda: client, cache)
+    assert (found.text, found.notes) == ("SUMMARY BY THE MODEL.", [])

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from bots.articles import chunks, feeds, source
+from bots.articles import feeds, source
 from bots.articles.cache import ArticleCache
 from bots.articles.pipeline import summarise
 from bots.articles.reading_list import ReadingItem, ReadingList
@@ -21,6 +21,7 @@ from bots.articles.request import SummaryRequest
 from bots.bot import Context, Delivery, Draft, bots
 from bots.documents.article import Unreadable
 from bots.documents.sanitise import clean_line
+from bots.language.sentences import shorter_texts, split_sentences
 from bots.moderation import ERROR_TEXT, REFUSAL
 from bots.settings import Duration
 from rig.errors import RigError
@@ -223,12 +224,11 @@ def shorter_summaries(summary: str, *, lines: bool) -> Iterator[str]:
     >>> list(shorter_summaries("One two three. Four.", lines=False))
     ['One two three. Four.', 'One two three.', 'One two…', 'One…']
     """
-    parts = summary.splitlines() if lines else chunks.split_sentences(summary)
+    parts = summary.splitlines() if lines else split_sentences(summary)
+    glue = "\n" if lines else "" if summary[-1:] in "。！？" else " "
     for count in range(len(parts), 0, -1):
-        yield ("\n" if lines else " ").join(parts[:count])
-    words = parts[0].split() if parts else []
-    for count in range(len(words) - 1, 0, -1):
-        yield " ".join(words[:count]).rstrip(",;:-") + "…"
+        yield glue.join(parts[:count])
+    yield from shorter_texts(parts[0]) if parts else ()
 
 
 def _own_words(text: str) -> str:

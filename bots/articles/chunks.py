@@ -15,7 +15,7 @@ Count = Callable[[str], int]
 _BORDERS = (
     re.compile(r"\n\n+(?=#|chapter\b|[IVX]+\.?\n)", re.IGNORECASE),  # before a heading
     re.compile(r"\n\n+"),  # paragraph
-    re.compile(r"(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])"),  # sentence
+    re.compile(r"(?<=[.!?…؟۔।॥։።])[\"'”’»)\]]*\s+|(?<=[。！？।॥။។])"),  # sentence
     re.compile(r"\n|\s+"),  # line, word
 )
 _REACH = (0.1, 0.25, 0.35, 0.45)
@@ -71,13 +71,3 @@ def _border(text: str, start: int, size: float) -> int:
         if ends:
             return min(ends, key=lambda end: abs(end - ideal))
     return max(ideal, start + 1)
-
-
-def split_sentences(text: str) -> list[str]:
-    """The sentences of `text`, roughly.
-
-    >>> split_sentences("One. Two! Three")
-    ['One.', 'Two!', 'Three']
-    """
-    found = re.split(r"(?<=[.!?…])(?<!\b[A-Z]\.)[\"'”’»)\]]*\s+|(?<=[。！？])|\n{2,}", text)
-    return [one.strip() for one in found if one and one.strip()]

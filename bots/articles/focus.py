@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bots.articles.chunks import split_sentences
+from bots.language.sentences import split_sentences
 
 
 def sentences_on(subject: str, text: str, characters: int) -> str:

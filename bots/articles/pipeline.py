@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bots.articles import chunks, fact_check
+from bots.articles import fact_check
 from bots.articles.cache import ArticleCache, cache_key
 from bots.articles.request import SummaryRequest
 from bots.documents.article import Article
+from bots.language.sentences import fits_in
 from rig.config import load_config
 from rig.runs import find_run
 from rig.server import running_servers
@@ -106,7 +107,7 @@ def summarise(
     """
     start = time.monotonic()
     client: ModelClient | None = None
-    if request.as_it_is and len(chunks.split_sentences(article.text)) <= request.num_points:
+    if request.as_it_is and fits_in(article.text, request.num_points):
         notes = ["The text is as short as was asked."]
         short = SummaryResult(article, article.text, notes=notes)
         return short.with_seconds("summary", time.monotonic() - start)

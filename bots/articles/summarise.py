@@ -22,6 +22,7 @@ from bots.articles.prompts import summary_messages
 from bots.articles.request import NOTES, TOKENS_EACH, SummaryRequest
 from bots.articles.token_budget import TokenBudget
 from bots.documents.sanitise import StreamCleaner, clean_paragraphs, defuse_marks
+from bots.language.sentences import whole_sentences
 from rig.errors import RigError
 from rig.model.reply_format import THINKING, ReplySplitter
 from rig.server.client import (
@@ -262,14 +263,3 @@ def _next(results: queue.SimpleQueue[Any]) -> Any:
             return results.get(timeout=1.0)
         except queue.Empty:
             continue
-
-
-def whole_sentences(text: str) -> str:
-    """`text` without the half sentence at its end, if that leaves anything.
-
-    >>> whole_sentences("One. Two. Thr"), whole_sentences("On")
-    ('One. Two.', 'On')
-    """
-    kept = chunks.split_sentences(text)
-    end = text.rfind(kept[-2]) + len(kept[-2]) if len(kept) > 1 else len(text)
-    return text if text.endswith((".", "!", "?", "。")) else text[:end]
