@@ -25,24 +25,13 @@ SENTENCES = {
 }  # fmt: skip
 
 
+HEARD = (
+    "and", "then", "we", "went", "to", "the", "harbour", "because", "nobody", "knew", "where", "the",
+    "boats", "had", "gone",
+)  # fmt: skip
+
+
 def transcript(words: int) -> str:
+    """Speech as a machine writes it down: not a mark in it."""
     rng = random.Random(words)
-    heard = [
-        "and",
-        "then",
-        "we",
-        "went",
-        "to",
-        "the",
-        "harbour",
-        "because",
-        "nobody",
-        "knew",
-        "where",
-        "the",
-        "boats",
-        "had",
-        "gone",
-    ]
-    words_heard = heard.split()
-    return " ".join(rng.choice(words_heard) for _ in range(words))
+    return " ".join(rng.choice(HEARD) for _ in range(words))
