@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from rig.options import json_option
@@ -81,6 +83,57 @@ def config_command(ctx: click.Context, as_json: bool) -> None:
         config.print_settings(rows)
 
 
+class Addresses(click.ParamType[tuple[str, ...]]):
+    """Where messages go; the checks are `rig.notify.read_addresses`'."""
+
+    name = "addresses"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """One text with spaces between, or the list of rig.toml."""
+        from rig.notify import read_addresses
+
+        return read_addresses(value)
+
+
+@click.command("notify")
+@json_option
+@click.argument("title", required=False)
+@click.argument("body", required=False, default="")
+@click.option("--to", type=Addresses(), help="Addresses in Apprise's form, a space between them.")
+@click.option("--test", is_flag=True, help="Send a message that says it is a test.")
+def notify_command(
+    as_json: bool, title: str | None, body: str, to: tuple[str, ...] | None, test: bool
+) -> None:
+    """Send a message to the addresses of [notify] in rig.toml: ntfy, Telegram, e-mail, a webhook and more.
+
+    They are told when a training run ends, fails or rings its first alarm, when drafts wait for a person,
+    when posts stop, and when only a person can say whether one went out.
+    """
+    import json
+    import platform
+
+    from rig import notify
+    from rig.errors import RigError, WrongUse
+
+    if not to:
+        raise WrongUse(
+            'Nobody is to be told yet: write [notify] and to = ["ntfy://my-secret-topic"] into rig.toml, '
+            "or give --to."
+        )
+    if test:
+        title, body = "rig: a test", f"rig on {platform.node()} can tell you here."
+    if not title:
+        raise WrongUse("Give a TITLE, or --test.")
+    found = notify.send_notification(title, body, to)
+    if as_json:
+        click.echo(json.dumps([one._asdict() for one in found]))
+    else:
+        for one in found:
+            click.echo(f"{one.address}: {one.fault or 'told'}", err=bool(one.fault))
+    if failed := sum(bool(one.fault) for one in found):
+        raise RigError(f"{failed} of {len(found)} addresses could not be told.")
+
+
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish", "powershell"]))
 @click.pass_context
@@ -100,5 +153,6 @@ COMMANDS: list[click.Command] = [
     quickstart_command,
     doctor_command,
     config_command,
+    notify_command,
     completion_command,
 ]

@@ -22,6 +22,8 @@ from rig.errors import WrongUse, suggest_name
 TABLES = ("model", "daemon", "bots", "outlets", "feeds", "train")
 """Tables that are not commands, or hold more than a command's options."""
 
+SECRET_SETTINGS = ("notify.to",)
+"""Settings whose value is a secret whatever their name says."""
 SECRET = ("key", "token", "secret", "password")
 """Words in the name of a setting whose value is never shown."""
 
@@ -157,4 +159,5 @@ def _variables(group: click.Group, prefix: str = "") -> list[tuple[str, str]]:
 def _shown(name: str, value: Any) -> Any:
     last = name.rpartition(".")[2].lower()
     secret = any(word in last for word in SECRET) and not last.endswith(("_file", "tokens"))
+    secret |= name in SECRET_SETTINGS
     return "(set, not shown)" if secret and value else value

@@ -223,7 +223,7 @@ def test_the_extras_cover_every_room() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert {*ROOMS[1:], "all", "unsloth", "dev"} == set(project["optional-dependencies"])
+    assert {*ROOMS[1:], "notify", "all", "unsloth", "dev"} == set(project["optional-dependencies"])
     assert "Private :: Do Not Upload" in project["classifiers"]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from rig.options import json_option
-from rig.paths import shell_word
 
 
 @click.command()
@@ -212,16 +211,6 @@ def print_outcome(found: dict[str, Any], as_json: bool) -> None:
 
         click.echo(json.dumps(found, default=str))
         return
-    from train.eval.scoring import MEASURES
+    from train.run import outcome_lines
 
-    click.echo(f"{found['state']}: {found['run']}, {found['steps']} steps")
-    for measure, words in MEASURES.items():
-        shares = [found[label][measure]["share"] for label in ("before", "after") if found[label]]
-        if shares:
-            click.echo(f"  {words:<27}{' -> '.join(f'{share:.1%}' for share in shares)}")
-    if found["report"]:
-        click.echo(f"Report: {found['report']}")
-    if found["state"] in ("planned", "training"):
-        click.echo(f"Not finished. Go on with: rig train --resume {shell_word(found['run'])}")
-    elif found["state"] == "trained":
-        click.echo(f"Next: rig export {shell_word(found['run'])} --gguf")
+    click.echo("\n".join(outcome_lines(found)))

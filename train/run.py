@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.errors import RigError, WrongUse
+from rig.notify import tell_person
 from rig.paths import shell_word
 from rig.runs import Run
 from train import ddp
@@ -87,14 +88,45 @@ def run_outcome(run: Run) -> dict[str, Any]:
     }
 
 
+def outcome_lines(found: dict[str, Any]) -> list[str]:
+    """What a run came to and what can be done with it, line by line; `found` is `run_outcome`'s."""
+    from train.eval.scoring import MEASURES
+
+    lines = [f"{found['state']}: {found['run']}, {found['steps']} steps"]
+    for measure, words in MEASURES.items():
+        shares = [found[label][measure]["share"] for label in ("before", "after") if found[label]]
+        if shares:
+            lines.append(f"  {words:<27}{' -> '.join(f'{share:.1%}' for share in shares)}")
+    if found["report"]:
+        lines.append(f"Report: {found['report']}")
+    if found["state"] in ("planned", "training"):
+        lines.append(f"Not finished. Go on with: rig train --resume {shell_word(found['run'])}")
+    elif found["state"] == "trained":
+        lines.append(f"Next: rig export {shell_word(found['run'])} --gguf")
+    return lines
+
+
 def _train(run: Run, recipe: Recipe, *, quiet: bool) -> dict[str, Any]:
+    """Train, and tell the person whom rig.toml names how it ended; who pressed Ctrl-C knows."""
+    name = f"rig: {run.path.name}"
+    try:
+        _train_to_the_end(run, recipe, quiet=quiet)
+    except Exception as error:
+        said = error.message if isinstance(error, RigError) else f"{type(error).__name__}: {error}"
+        tell_person(f"{name} did not come to its end", said, wait=True)
+        raise
+    found = run_outcome(Run.open(run.path))
+    tell_person(f"{name} is {found['state']}", "\n".join(outcome_lines(found)), wait=True)
+    return found
+
+
+def _train_to_the_end(run: Run, recipe: Recipe, *, quiet: bool) -> None:
     gpus = int(run.record.get("cards", 1))
     run.update_record(error=None, stopped=None)
     # What libraries, trackers and rewards of one's own print must not mix with the result.
     with run.hold_lock(), contextlib.redirect_stdout(sys.stderr):
         if gpus > 1:
             ddp.launch_workers(run, gpus, quiet=quiet)
-            run = Run.open(run.path)
         else:
             from train import grpo
 
@@ -106,4 +138,3 @@ def _train(run: Run, recipe: Recipe, *, quiet: bool) -> dict[str, Any]:
                 raise RigError(
                     f"The disk is full. Free some space, then: rig train --resume {shell_word(run.path)}"
                 ) from error
-    return run_outcome(run)

@@ -188,7 +188,7 @@ class Deliverer:
             self._later(row, NotSent(f"{reason}; there are new credentials by now"))
             return
         now = self.clock()
-        reason = f"{reason}; afterwards: `rig bot resume --outlet {outlet.name}`"
+        reason = f"{reason}{switches.AFTERWARDS} --outlet {outlet.name}`"
         switches.stop_scope(self.ledger, f"outlet:{outlet.name}", reason, now)
         if not outbox.settle_row(
             self.ledger, row.id, self.daemon_id, "failed", now, reason=reason, cost=0

@@ -26,6 +26,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from bots.bot import bots
 from bots.daemon.delivery import Deliverer
 from bots.daemon.drafting import Drafter
+from bots.daemon.notices import Notices
 from bots.ledger import slots
 from bots.ledger.store import Ledger
 from bots.outlets.build import build_outlet
@@ -106,6 +107,7 @@ class Daemon:
         self._work = 0
         self._busy: set[int] = set()  # survives a reload: these rows are being sent
         self._lock = threading.Lock()
+        self.notices = Notices(ledger, clock)
         self._equip(settings)
 
     def _equip(self, settings: Settings) -> None:
@@ -167,6 +169,7 @@ class Daemon:
                 self.scheduler.modify_job(f"bot:{name}", next_run_time=self.clock())
             self.deliverer.clear_up()
             self.deliverer.deliver_due()
+            self.notices.tell_news(self.drafter.bots)
         self.last_sweep = time.monotonic()
         self._ping()
 

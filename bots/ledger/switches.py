@@ -11,6 +11,9 @@ from bots.ledger.store import Ledger, insert_new
 from bots.ledger.tables import bots, switches
 from bots.redact import redact_secrets
 
+AFTERWARDS = "; afterwards: `rig bot resume"
+"""Stands in the reason of a stop that no person asked for."""
+
 
 def stop_scope(ledger: Ledger, scope: str, reason: str, now: datetime) -> None:
     """Stop `all`, `bot:NAME` or `outlet:NAME`; the first reason stays."""

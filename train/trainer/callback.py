@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rig.notify import tell_person
 from train.monitor import log
 from train.monitor.alarms import Alarm, Alarms
 from train.monitor.progress import ProgressBar
@@ -66,6 +67,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         self._samples = log.JsonlLog(folder / log.SAMPLES) if first else None
         self._began = self._step_began = time.perf_counter()
         self._old_handlers: dict[int, Any] = {}
+        self._name, self._rang = folder.name, False
 
     def attach_to(self, trainer: Any) -> None:
         """Listen to `trainer` from here on."""
@@ -139,6 +141,9 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         if self._log is not None:
             self._log.append_row(alarm.to_log_row())
         self.progress.print_line(f"! step {alarm.step}: {alarm.sentence}", "yellow")
+        if self._log is not None and not self._rang and alarm.kind not in self.stop_on:
+            tell_person(f"rig: {self._name} rang at step {alarm.step}", alarm.sentence)
+        self._rang = True
         if alarm.kind in self.stop_on and self.stopped is None:
             self.stopped = alarm
             control.should_training_stop = True
