@@ -195,6 +195,12 @@ def test_health_and_metrics_say_how_it_is(
     assert "rig_healthy 1.0" in metrics
     assert "process_resident_memory_bytes" in metrics
     assert httpx.get(f"http://{listen}/other").status_code == 404
+    for path in ("health", "metrics"):
+        asked = f"http://{listen}/{path}"
+        for name in ("evil.example", "127.0.0.1.nip.io", "localhost.evil.example:8378"):
+            assert httpx.get(asked, headers={"Host": name}).status_code == 421
+        assert httpx.get(asked, headers={"Origin": "https://evil.example"}).status_code == 403
+        assert httpx.get(asked, headers={"Host": "localhost"}).status_code != 421
     status = CliRunner().invoke(rig.cli.main, ["daemon", "status"])
     assert status.exit_code == 0
     assert status.output.startswith("well")

@@ -21,6 +21,7 @@ from bots.redact import redact_secrets
 from bots.timeout import count_left_behind
 from rig import paths
 from rig.errors import RigError
+from rig.server.served_names import ServedNames
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -42,6 +43,14 @@ class HealthServer:
                 """Be quiet."""
 
             def do_GET(self) -> None:
+                if not health.names.has_host(self.headers.get("Host", "")):
+                    self.send_error(421, "This service does not answer to that name.")
+                    return
+                if (origin := self.headers.get("Origin")) and not health.names.has_origin(
+                    origin, ""
+                ):
+                    self.send_error(403, "Pages of other places may not ask.")
+                    return
                 path = self.path.partition("?")[0]
                 answers = {"/health": health.health_response, "/metrics": health.metrics_response}
                 if path not in answers:
@@ -55,6 +64,7 @@ class HealthServer:
                 self.wfile.write(body)
 
         host, _, port = listen.rpartition(":")
+        self.names = ServedNames([host.strip("[]")])
         try:
             self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
         except (OSError, ValueError) as error:

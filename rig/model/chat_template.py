@@ -97,14 +97,17 @@ class ChatTemplate:
             }
             for m in messages
         ]
+        given = {
+            "tools": None,
+            "documents": None,
+            **{key: self._mark_all(value, forged) for key, value in more.items()},
+            "messages": safe,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self._bos,
+            "eos_token": self._eos,
+        }
         try:
-            text = self._template.render(
-                messages=safe,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self._bos,
-                eos_token=self._eos,
-                **{"tools": None, "documents": None, **more},
-            )
+            text = self._template.render(given)
         except (jinja2.TemplateError, *BROKEN) as error:
             raise ChatTemplateError(f"The model's chat template failed: {error}.") from error
         return self._unmark(text, forged)
@@ -121,6 +124,14 @@ class ChatTemplate:
             return f"{LEFT}{len(forged) - 1}{RIGHT}"
 
         return self._control.sub(mark, content)
+
+    def _mark_all(self, value: Any, forged: list[str]) -> Any:
+        """A switch is foreign text as well, however deep its words lie."""
+        if isinstance(value, Mapping):
+            return {key: self._mark_all(inner, forged) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._mark_all(inner, forged) for inner in value]
+        return self._mark(value, forged)
 
     def _unmark(self, text: str, forged: list[str]) -> list[Part]:
         parts: list[Part] = []

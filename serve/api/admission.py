@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from rig.errors import RigError
@@ -42,6 +42,7 @@ class AdmissionQueue:
         self._limit = limit
         self._waiting: list[Admission] = []
         self._working: list[Admission] = []
+        self._arriving = 0
         self._typical = 5.0
 
     @property
@@ -59,16 +60,36 @@ class AdmissionQueue:
         """Requests of bots that made room for a person."""
         return sum(turn.resting for turn in self._working)
 
-    @contextlib.asynccontextmanager
-    async def admit_request(self, *, urgent: bool) -> AsyncIterator[Admission]:
-        """Wait for a place and hold it for the length of the block. Raises Full."""
-        if len(self._waiting) >= self._limit:
+    @property
+    def capacity(self) -> int:
+        """Replies that can be on their way at all, those that wait included."""
+        return self._places + self._limit
+
+    @contextlib.contextmanager
+    def announce_request(self, replies: int, *, urgent: bool) -> Iterator[None]:
+        """Keep room for so many replies while their request is read. Raises QueueFull."""
+        if replies > self._room(urgent):
             seconds = self._typical * (1 + len(self._waiting) / self._places)
             raise QueueFull(
-                f"{len(self._waiting)} requests are waiting already, which is all that may: "
-                f"try again in {max(1, round(seconds))} s.",
+                f"{len(self._waiting) + self._arriving} requests are waiting already, and "
+                f"{self._limit} may: try again in {max(1, round(seconds))} s.",
                 max(1, round(seconds)),
             )
+        self._arriving += replies
+        try:
+            yield
+        finally:
+            self._arriving -= replies
+
+    def _room(self, urgent: bool) -> int:
+        """How many more replies may come: places that are free (for a person also those of bots)."""
+        busy = [turn for turn in self._working if not turn.resting]
+        free = self._places - sum(turn.urgent or not urgent for turn in busy)
+        return max(0, free) + self._limit - len(self._waiting) - self._arriving
+
+    @contextlib.asynccontextmanager
+    async def admit_request(self, *, urgent: bool) -> AsyncIterator[Admission]:
+        """Wait for a place and hold it for the length of the block; announce it before."""
         turn = Admission(urgent)
         self._waiting.append(turn)
         self._next()

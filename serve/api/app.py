@@ -22,6 +22,7 @@ from rig.model.chat_template import ChatTemplateError
 from rig.model.reply_format import ReplyFormat
 from serve.api import protocol as forms
 from serve.api.admission import AdmissionQueue, QueueFull
+from serve.api.body import BadRequest, parse_body
 from serve.api.endpoint import CompletionEndpoint
 from serve.api.idle import IdleTimer
 from serve.api.metrics import ServerMetrics
@@ -44,7 +45,7 @@ class App:
         self.runner = CompletionRunner(host, self._queue)
         self.metrics = ServerMetrics(self._look)
         self._started = int(time.time())
-        self.planner = RequestPlanner(host, settings.name, settings.adapters, settings.add_system)
+        self.planner = RequestPlanner(host, self._queue, settings)
         routes = [
             Route("/", self._root, methods=["GET"]),
             Route("/health", self._health, methods=["GET"]),
@@ -116,10 +117,10 @@ class App:
         for found in entries:
             if found["id"] == wanted:
                 return JSONResponse(found)
-        raise forms.BadRequest(f"There is no model {wanted[:100]!r} here.", 404)
+        raise BadRequest(f"There is no model {wanted[:100]!r} here.", 404)
 
     async def _tokenize(self, request: Request) -> Response:
-        form = forms.parse_body(forms.TokenizeRequest, await request.body())
+        form = parse_body(forms.TokenizeRequest, await request.body())
         found = await self._host.ask_engine(
             "tokenize",
             parts=[[form.content, form.parse_special]],
@@ -133,13 +134,13 @@ class App:
         return JSONResponse({"tokens": tokens})
 
     async def _detokenize(self, request: Request) -> Response:
-        form = forms.parse_body(forms.DetokenizeRequest, await request.body())
+        form = parse_body(forms.DetokenizeRequest, await request.body())
         return JSONResponse(
             {"content": (await self._host.ask_engine("detokenize", tokens=form.tokens))["content"]}
         )
 
     async def _apply_template(self, request: Request) -> Response:
-        form = forms.parse_body(forms.ApplyTemplateRequest, await request.body())
+        form = parse_body(forms.ApplyTemplateRequest, await request.body())
         parts, _ = await self.planner.render_prompt(form.messages, form.chat_template_kwargs)
         return JSONResponse({"prompt": "".join(text for text, _ in parts)})
 
@@ -183,7 +184,7 @@ class App:
     def describe_error(self, error: Exception) -> tuple[int, str, dict[str, str]]:
         """Status, sentence and headers for what went wrong."""
         match error:
-            case forms.BadRequest():
+            case BadRequest():
                 status, headers = error.status, {}
             case QueueFull():
                 status, headers = 429, {"Retry-After": str(error.retry_after)}

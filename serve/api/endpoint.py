@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -49,17 +50,19 @@ class CompletionEndpoint:
     """The two completion endpoints as a bare ASGI application: it must notice who goes away."""
 
     def __init__(
-        self, server: ServerContext, plan: Callable[[Request], Awaitable[CompletionPlan]]
+        self,
+        server: ServerContext,
+        plan: Callable[[bytes, Headers], Awaitable[CompletionPlan]],
     ) -> None:
         self._server = server
         self._plan = plan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        request = Request(scope, receive)
-        plan = await self._plan(request)
+        body = await Request(scope, receive).body()
         with self._server.idle.track_request():
-            work = asyncio.create_task(self._answer(plan, send))
+            work = asyncio.create_task(self._answer(body, Headers(scope=scope), send))
+            del body  # the reply may take an hour
             watch = asyncio.create_task(_gone(receive))
             try:
                 await asyncio.wait({work, watch}, return_when="FIRST_COMPLETED")
@@ -70,8 +73,11 @@ class CompletionEndpoint:
                 watch.cancel()
                 await asyncio.gather(work, watch, return_exceptions=True)
 
-    async def _answer(self, plan: CompletionPlan, send: Send) -> None:
+    async def _answer(self, body: bytes, headers: Headers, send: Send) -> None:
         began = time.monotonic()
+        async with asyncio.timeout(self._server.time_limit):
+            plan = await self._plan(body, headers)
+        del body
         choices: dict[int, Choice] = {}
         line = ResponseSender(send)
         replies = self._server.runner.stream_deltas(plan)

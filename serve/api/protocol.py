@@ -2,25 +2,122 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainValidator,
+)
 
-from rig.errors import RigError
+from serve.api.body import BadRequest, complaint, describe_value, measure_value
 
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
 MAX_STOPS = 16
+MAX_STOP = 1024
 MAX_ADAPTERS = 64
+MAX_BIASES = 4096
+MAX_GRAMMAR = 1 << 16
+"""Characters of a grammar."""
+MAX_SCHEMA = 1 << 17
+"""Characters of a schema, its punctuation roughly counted."""
+MAX_SWITCHES = 1 << 16
+"""Characters of what is given to a chat template beside the messages."""
+RESERVED = ("messages", "add_generation_prompt", "bos_token", "eos_token", "self")
+"""What a chat template is given by the server alone."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class BadRequest(RigError):
-    """The request is wrong; `status` says in which way."""
+def _checked_content(value: Any) -> Any:
+    """A message's content: a text, or parts that are texts."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise complaint("must be a text or a list of parts, and is {}", describe_value(value))
+    if len(value) > MAX_PARTS:
+        raise complaint("has {} parts, and a message may have {}", len(value), MAX_PARTS)
+    for place, part in enumerate(value):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            shown = f"of type {kind[:40]!r}" if isinstance(kind, str) else describe_value(part)
+            raise complaint(
+                'has as part {} something {}: this server reads text only, {"type": "text", "text": ...}',
+                place,
+                shown,
+            )
+        if not isinstance(part.get("text"), str):
+            raise complaint(
+                "has as part {} a text that is {}", place, describe_value(part.get("text"))
+            )
+    return value
 
-    def __init__(self, message: str, status: int = 400, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.param = param
+
+def _checked_prompt(value: Any) -> Any:
+    """A prompt: a text, texts, token numbers, or lists of token numbers."""
+    if isinstance(value, str):
+        return value
+    what = "must be a text, a list of texts, token numbers, or a list of lists of token numbers"
+    if not isinstance(value, list):
+        raise complaint(what + ", and is {}", describe_value(value))
+    if not value:
+        raise complaint("is empty: send a text or token numbers")
+    kind = type(value[0])
+    if kind not in (str, int, list):
+        raise complaint(what + ", and holds {}", describe_value(value[0]))
+    for place, one in enumerate(value):
+        if type(one) is not kind:
+            raise complaint(
+                what + ": item 0 is {}, item {} is {}",
+                describe_value(value[0]),
+                place,
+                describe_value(one),
+            )
+        if kind is list and (wrong := next((t for t in one if type(t) is not int), one)) is not one:
+            raise complaint(what + ": list {} holds {}", place, describe_value(wrong))
+    return value
+
+
+def _checked_stops(value: Any) -> Any:
+    given = [value] if isinstance(value, str) else [] if value is None else value
+    well = isinstance(given, list) and len(given) <= MAX_STOPS
+    if not well or not all(isinstance(s, str) and 0 < len(s) <= MAX_STOP for s in given):
+        raise complaint("takes at most {} strings of 1 to {} characters", MAX_STOPS, MAX_STOP)
+    return given
+
+
+def _checked_biases(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_BIASES:
+        raise complaint("names {} tokens, and may name {}", len(value), MAX_BIASES)
+    return value
+
+
+def _checked_switches(value: Any) -> Any:
+    if isinstance(value, dict):
+        if measure_value(value, MAX_SWITCHES) > MAX_SWITCHES:
+            raise complaint("is longer than {} characters", MAX_SWITCHES)
+        if (
+            wrong := next((k for k in value if k in RESERVED or not k.isidentifier()), None)
+        ) is not None:
+            raise complaint("can't set {}", repr(wrong[:40]))
+    return value
+
+
+def _checked_schema(value: Any) -> Any:
+    if not isinstance(value, dict | bool):
+        raise complaint("must be an object, true or false, and is {}", describe_value(value))
+    return value
+
+
+Content = Annotated[str | list["TextPart"] | None, BeforeValidator(_checked_content)]
+Prompt = Annotated[str | list[str] | list[int] | list[list[int]], PlainValidator(_checked_prompt)]
+Stops = Annotated[list[str], PlainValidator(_checked_stops)]
+Biases = Annotated[dict[str, Finite] | None, BeforeValidator(_checked_biases)]
+Switches = Annotated[dict[str, Any] | None, BeforeValidator(_checked_switches)]
+Schema = Annotated[dict[str, Any] | bool, BeforeValidator(_checked_schema)]
 
 
 class RequestBody(BaseModel):
@@ -40,7 +137,7 @@ class ChatMessage(RequestBody):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: Content = None
     name: str | None = None
 
     def to_template(self) -> dict[str, Any]:
@@ -50,6 +147,9 @@ class ChatMessage(RequestBody):
             content = "".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
         return {"role": role, "content": content or ""}
+
+
+Messages = Annotated[list[ChatMessage], FailFast(), Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class StreamOptions(RequestBody):
@@ -62,7 +162,7 @@ class JsonSchema(RequestBody):
     """OpenAI's wrapping of a schema."""
 
     name: str | None = None
-    schema_: dict[str, Any] | bool = Field(default_factory=dict, alias="schema")
+    schema_: Schema = Field(default_factory=dict, alias="schema")
 
 
 class ResponseFormat(RequestBody):
@@ -95,13 +195,13 @@ class CommonRequest(RequestBody):
     presence_penalty: Finite | None = Field(None, ge=-10, le=10)
     frequency_penalty: Finite | None = Field(None, ge=-10, le=10)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: Stops = Field(default_factory=list)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=8)
-    logit_bias: dict[str, Finite] | None = None
+    logit_bias: Biases = None
     response_format: ResponseFormat | None = None
-    grammar: str | None = None
+    grammar: str | None = Field(None, max_length=MAX_GRAMMAR)
     lora: list[LoraChoice] | None = Field(None, max_length=MAX_ADAPTERS)
     reasoning_format: str | None = None
     ignore_eos: bool = False
@@ -119,15 +219,6 @@ class CommonRequest(RequestBody):
             found["logit_bias"] = [(_token(t), b) for t, b in self.logit_bias.items()]
         return found
 
-    def stop_strings(self) -> list[str]:
-        """The stop strings; an empty one is refused."""
-        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(given) > MAX_STOPS or any(not stop or len(stop) > 1024 for stop in given):
-            raise BadRequest(
-                f"stop takes at most {MAX_STOPS} strings of 1 to 1024 characters.", param="stop"
-            )
-        return given
-
     def requested_grammar(self) -> dict[str, Any] | None:
         """The grammar that the reply must keep to, as `serve.engine.grammar` takes it."""
         form = self.response_format
@@ -138,23 +229,23 @@ class CommonRequest(RequestBody):
         if form is None or form.type == "text":
             return None
         if form.type == "json_object":
-            return {"schema": form.schema_ or {"type": "object"}}
+            return {"schema": _bounded(form.schema_ or {"type": "object"})}
         if form.json_schema is None:
             raise BadRequest(
                 'response_format of type "json_schema" needs json_schema: {"schema": {...}}.',
                 param="response_format",
             )
-        return {"schema": form.json_schema.schema_}
+        return {"schema": _bounded(form.json_schema.schema_)}
 
 
 class ChatCompletionRequest(CommonRequest):
     """The body of /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Switches = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
 
@@ -168,7 +259,7 @@ class ChatCompletionRequest(CommonRequest):
 class CompletionRequest(CommonRequest):
     """The body of /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Prompt
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
     suffix: str | None = None
@@ -178,13 +269,16 @@ class CompletionRequest(CommonRequest):
         """How many likely tokens to report; None = no logprobs."""
         return self.logprobs
 
+    def num_prompts(self) -> int:
+        """How many prompts there are."""
+        many = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return len(self.prompt) if many else 1
+
     def engine_prompts(self) -> list[list[Any]]:
         """Each prompt as the engine takes it: [[text, may hold control tokens]] or token numbers."""
         given = self.prompt
         if isinstance(given, str):
             return [[[given, True]]]
-        if not given:
-            raise BadRequest("prompt is empty: send a text or token numbers.", param="prompt")
         if isinstance(given[0], int):
             return [list(given)]
         return [[[p, True]] if isinstance(p, str) else list(p) for p in given]
@@ -202,42 +296,23 @@ class TokenizeRequest(RequestBody):
 class DetokenizeRequest(RequestBody):
     """The body of /detokenize."""
 
-    tokens: list[int]
+    tokens: Annotated[list[int], FailFast()]
 
 
 class ApplyTemplateRequest(RequestBody):
     """The body of /apply-template."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    chat_template_kwargs: dict[str, Any] | None = None
+    messages: Messages
+    chat_template_kwargs: Switches = None
 
 
-F = TypeVar("F", bound=RequestBody)
-
-
-def parse_body(kind: type[F], body: bytes) -> F:
-    """A request's body as a `kind`. Raises BadRequest with a sentence."""
-    try:
-        found = json.loads(body, parse_constant=_no_constant)
-    except RecursionError:
-        raise BadRequest("The body is nested too deeply.") from None
-    except ValueError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise BadRequest("The body must be a JSON object.")
-    try:
-        return kind.model_validate(found)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise BadRequest(f"{where or 'The body'}: {message}.", param=where or None) from None
-    except RecursionError:
-        raise BadRequest("The body is nested too deeply.") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _bounded(schema: Any) -> Any:
+    if measure_value(schema, MAX_SCHEMA) > MAX_SCHEMA:
+        raise BadRequest(
+            f"The JSON schema is longer than {MAX_SCHEMA:,} characters: send a smaller one.",
+            param="response_format",
+        )
+    return schema
 
 
 def _token(name: str) -> int:

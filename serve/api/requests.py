@@ -6,31 +6,33 @@ engine sees parts of a prompt and numbers.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
-from starlette.requests import Request
+from starlette.datastructures import Headers
 
 from rig.model.chat_template import ChatTemplate
 from rig.model.reply_format import PLAIN, THINKING, ReplyFormat
 from serve.api import protocol as forms
+from serve.api.admission import AdmissionQueue
+from serve.api.body import BadRequest, parse_body
 from serve.api.responses import CompletionPlan
+from serve.config import ServerConfig
 from serve.engine.supervisor import EngineSupervisor
 
 
 class RequestPlanner:
-    """Plans the requests for one model.
-
-    `name` is what it is called, `adapters` the names of its LoRA adapters in the order in which they were
-    loaded; with `add_system` the taught system prompt is added to conversations that bring none.
-    """
+    """Plans the requests for one model, and keeps room for their replies before it does."""
 
     def __init__(
-        self, host: EngineSupervisor, name: str, adapters: tuple[str, ...], add_system: bool
+        self, host: EngineSupervisor, queue: AdmissionQueue, settings: ServerConfig
     ) -> None:
         self._host = host
-        self._name = name
-        self._adapters = adapters
-        self._add_system = add_system
+        self._queue = queue
+        self._name = settings.name
+        self._adapters = settings.adapters
+        self._add_system = settings.add_system
         self._template: ChatTemplate | None = None
 
     async def model_info(self) -> dict[str, Any]:
@@ -40,11 +42,16 @@ class RequestPlanner:
         assert self._host.model_info is not None
         return self._host.model_info
 
-    async def plan_chat(self, request: Request) -> CompletionPlan:
-        """The plan of a chat completion. Raises BadRequest."""
-        form = forms.parse_body(forms.ChatCompletionRequest, await request.body())
+    async def plan_chat(self, body: bytes, headers: Headers) -> CompletionPlan:
+        """The plan of a chat completion. Raises BadRequest, QueueFull."""
+        form = parse_body(forms.ChatCompletionRequest, body)
+        urgent = _urgent(headers)
+        with self._room_for(form.n or 1, urgent):
+            return await self._plan_chat(form, urgent)
+
+    async def _plan_chat(self, form: forms.ChatCompletionRequest, urgent: bool) -> CompletionPlan:
         if form.tools or form.functions:
-            raise forms.BadRequest(
+            raise BadRequest(
                 "This server calls no tools: leave tools out, or ask for JSON with response_format.",
                 param="tools",
             )
@@ -69,32 +76,49 @@ class RequestPlanner:
             "add_special": not begins,
             "grammar": grammar,
             "logprobs": form.num_logprobs(),
-            "urgent": _urgent(request),
+            "urgent": urgent,
         }
-        return self._plan("chat.completion", form, request, [asked], reply_format, opened)
+        return self._plan("chat.completion", form, urgent, [asked], reply_format, opened)
 
-    async def plan_completion(self, request: Request) -> CompletionPlan:
-        """The plan of a plain completion. Raises BadRequest."""
-        form = forms.parse_body(forms.CompletionRequest, await request.body())
+    async def plan_completion(self, body: bytes, headers: Headers) -> CompletionPlan:
+        """The plan of a plain completion. Raises BadRequest, QueueFull."""
+        form = parse_body(forms.CompletionRequest, body)
+        urgent = _urgent(headers)
+        with self._room_for(form.num_prompts() * (form.n or 1), urgent):
+            return await self._plan_completion(form, urgent)
+
+    async def _plan_completion(self, form: forms.CompletionRequest, urgent: bool) -> CompletionPlan:
         if form.echo or form.suffix or (form.best_of or 1) > (form.n or 1):
-            raise forms.BadRequest("echo, suffix and best_of are not offered: leave them out.")
+            raise BadRequest("echo, suffix and best_of are not offered: leave them out.")
         await self.model_info()
         base = self._asked(form, form.max_tokens) | {
             "grammar": form.requested_grammar(),
             "logprobs": form.num_logprobs(),
-            "urgent": _urgent(request),
+            "urgent": urgent,
         }
         prompts = form.engine_prompts()
         asked = [
             base | {"prompt": p, "add_special": not isinstance((p or [0])[0], int)} for p in prompts
         ]
-        return self._plan("text_completion", form, request, asked, PLAIN, False)
+        return self._plan("text_completion", form, urgent, asked, PLAIN, False)
+
+    @contextlib.contextmanager
+    def _room_for(self, replies: int, urgent: bool) -> Iterator[None]:
+        """Admit first, work afterwards: the replies of one request have to fit the places and the queue."""
+        most = self._queue.capacity
+        if replies > most:
+            raise BadRequest(
+                f"The request asks for {replies:,} replies (prompts x n), and this server takes {most} "
+                f"at a time: send fewer prompts, or a smaller n."
+            )
+        with self._queue.announce_request(replies, urgent=urgent):
+            yield
 
     def _plan(
         self,
         kind: str,
         form: forms.CommonRequest,
-        request: Request,
+        urgent: bool,
         asked: list[dict[str, Any]],
         reply_format: ReplyFormat,
         opened: bool,
@@ -107,7 +131,7 @@ class RequestPlanner:
             asked=[_nth(one, i) for one in asked for i in range(form.n or 1)],
             reply_format=reply_format,
             opened=opened,
-            urgent=_urgent(request),
+            urgent=urgent,
             stream=bool(form.stream),
             include_usage=wants_usage,
             logprobs=asked[0]["logprobs"] is not None,
@@ -120,15 +144,13 @@ class RequestPlanner:
         n = len(self._adapters)
         for place, (id, _) in enumerate(chosen):
             if not 0 <= id < n:
-                raise forms.BadRequest(f"There is no adapter {id}: {n} are loaded.", param="lora")
+                raise BadRequest(f"There is no adapter {id}: {n} are loaded.", param="lora")
             if id in (other for other, _ in chosen[:place]):
-                raise forms.BadRequest(
-                    f"lora names adapter {id} twice: name it once.", param="lora"
-                )
+                raise BadRequest(f"lora names adapter {id} twice: name it once.", param="lora")
         return {
             "max_tokens": max_tokens,
             "sampling": form.sampling_fields(),
-            "stops": form.stop_strings(),
+            "stops": form.stop,
             "endless": form.ignore_eos,
             "adapters": sorted(chosen),
         }
@@ -149,16 +171,13 @@ class RequestPlanner:
         taught = bool(reply_format.system_prompt) and any(
             reply_format.system_prompt in text for text in given
         )
-        taken = {"messages", "add_generation_prompt", "bos_token", "eos_token"}
-        if wrong := sorted(taken & set(switches or {})):
-            raise forms.BadRequest(f"chat_template_kwargs can't set {wrong[0]!r}.")
         return template.render_messages(plain, **(switches or {})), taught
 
     async def _chat_template(self) -> ChatTemplate:
         card = await self.model_info()
         if self._template is None:
             if not card["chat_template"]:
-                raise forms.BadRequest(f"{self._name} has no chat template: use /v1/completions.")
+                raise BadRequest(f"{self._name} has no chat template: use /v1/completions.")
             self._template = ChatTemplate(
                 card["chat_template"], bos=card["bos"], eos=card["eos"], control=card["control"]
             )
@@ -172,10 +191,10 @@ class RequestPlanner:
         return reply_format
 
 
-def _urgent(request: Request) -> bool:
-    given = request.headers.get("x-rig-priority", "person")
+def _urgent(headers: Headers) -> bool:
+    given = headers.get("x-rig-priority", "person")
     if given not in ("person", "bot"):
-        raise forms.BadRequest("X-Rig-Priority is person or bot.")
+        raise BadRequest("X-Rig-Priority is person or bot.")
     return given == "person"
 
 

@@ -110,7 +110,7 @@ class CompletionRunner:
     async def stream_deltas(self, plan: CompletionPlan) -> AsyncGenerator[ChoiceDelta]:
         """Yield the pieces of all choices of a plan as they come.
 
-        Raises queue.Full, engine_host.EngineDown, engine_host.Refused.
+        Raises EngineDown, EngineRefused.
         """
         if len(plan.asked) == 1:  # the usual case goes without tasks and queues in between
             async with contextlib.aclosing(self._write(plan, 0)) as pieces:
