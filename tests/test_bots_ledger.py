@@ -170,6 +170,15 @@ def test_an_older_ledger_is_led_up_and_kept_beside(
     copy.close()
 
 
+def test_daemons_that_start_in_the_same_second_make_one_schema(postgresql: str) -> None:
+    for opened in race(6, lambda _: Ledger.open(postgresql)):
+        with opened.read_transaction() as connection:
+            assert list(connection.scalars(select(version.c.version))) == [
+                1 + len(migrations.STEPS)
+            ]
+        opened.close()
+
+
 def test_a_step_that_fails_leaves_the_old_schema(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
