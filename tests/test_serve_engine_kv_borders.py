@@ -295,3 +295,17 @@ def test_a_prefix_waits_its_time_and_a_flush_does_not(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
     assert len(list(tmp_path.glob("*.kv"))) == 2
     assert all(not row for row in cells.rows if [c[0] for c in row] == [0])
+
+
+def test_what_has_a_copy_is_not_copied_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, cells = made()
+    for adapters in ((), ((0, 1.0),)):
+        ask(cache, cells, span(0, 300), adapters)
+    ask(cache, cells, span(5000, 10))
+    taken: list[int] = []
+    get_state = cells.get_state
+    monkeypatch.setattr(cells, "get_state", lambda seq: taken.append(seq) or get_state(seq))
+    for adapters in ((), ((0, 1.0),)):
+        assert ask(cache, cells, span(0, 300), adapters) == 299
+    ask(cache, cells, span(5000, 10))
+    assert taken == []
