@@ -41,10 +41,7 @@ ENOUGH = 8.0
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "formats": (["export/quantise/ggml.py", "export/quantise/quant_types.py"], ["export_quantise_*"]),
     "adapters": (["export/checkpoint/adapter.py"], ["export_checkpoint_adapter*"]),
-    "answers": (
-        [f"train/data/{name}.py" for name in ("answers", "formulas", "lists", "number", "undress", "units")],
-        ["train_data_answers*", "train_data_marks*"],
-    ),
+    "answers": (["train/data/answers.py", "train/data/[flnu]*.py"], ["train_data_[am]*"]),
     "rewards": (["train/rewards/*.py"], ["train_rewards*"]),
     "power": (["train/monitor/power.py"], ["train_monitor_power*"]),
     "caches": (["serve/engine/kv_*.py"], ["serve_engine_kv_*"]),
