@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs the training room: pip instal
 transformers = pytest.importorskip("transformers")
 
 from support.one_thread import one_thread  # noqa: E402, F401
-from support.random_models import FAMILIES, gpt2, model  # noqa: E402
+from support.random_models import FAMILIES, gpt2, granite, model  # noqa: E402
 from train.model import generate  # noqa: E402
 from train.plan import memory  # noqa: E402
 
@@ -176,12 +176,60 @@ def test_the_model_is_left_as_it_was() -> None:
         ({}, {}, True),
         ({"layer_types": ["sliding_attention", "full_attention"]}, {}, False),
         ({}, {"num_beams": 2}, False),
+        ({}, {"num_beams": 1, "num_return_sequences": 1}, True),
+        ({}, {"num_beams": None, "num_return_sequences": None}, True),
+        ({}, {"num_return_sequences": 2, "do_sample": True}, False),
     ],
 )
 def test_what_it_cannot_do_is_left_to_generate(
     shape: dict[str, Any], changes: dict[str, Any], fits: bool
 ) -> None:
     assert generate.can_generate(model(**shape), settings(**changes)) is fits
+
+
+def test_a_model_whose_replies_end_by_their_length_alone_says_what_generate_says() -> None:
+    """No token ends them and none pads them; the prompts are no multiple of 8 long."""
+    taught, (ids, mask) = model(pad_token_id=None, eos_token_id=None), prompts()
+    ids, mask = ids[:, 3:], mask[:, 3:]
+    config = settings(eos_token_id=None, pad_token_id=None)
+    expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    assert torch.equal(generate.generate(taught, ids, mask, config), expected)
+
+
+def test_a_model_with_a_scale_of_its_own_in_attention_says_what_generate_says() -> None:
+    taught, (ids, mask) = granite(), prompts()
+    expected = taught.generate(input_ids=ids, attention_mask=mask, generation_config=settings())
+    assert torch.equal(generate.generate(taught, ids, mask, settings()), expected)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "within"),
+    [
+        (["bfloat16"], "bfloat16"),
+        (["float16"], "float16"),
+        (["float64", "float16"], "float16"),
+        (["float16", "float64"], "float16"),
+        (["float32", "bfloat16"], "float32"),
+        ([], "float32"),
+    ],
+)
+def test_an_adapter_answers_in_the_bits_of_a_model_that_has_only_others(
+    frozen: list[str], within: str
+) -> None:
+    taught = torch.nn.ParameterList(
+        torch.nn.Parameter(torch.zeros(2, dtype=getattr(torch, name)), requires_grad=False)
+        for name in frozen
+    )
+    whole = torch.nn.Parameter(torch.tensor([1, 2], dtype=torch.uint8), requires_grad=False)
+    adapter = torch.nn.Parameter(torch.tensor([0.1, 0.2]))
+    half = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float16))
+    taught.extend([whole, adapter, half])
+    kept = adapter.data
+    with generate._narrow(taught):
+        assert adapter.dtype == getattr(torch, within)
+        assert half.dtype == torch.float16
+    assert adapter.data.data_ptr() == kept.data_ptr()
+    assert adapter.tolist() == pytest.approx([0.1, 0.2])
 
 
 def test_a_model_with_an_attention_of_its_own_is_left_to_generate(

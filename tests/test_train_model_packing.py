@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from support.one_thread import one_thread  # noqa: E402, F401
-from support.random_models import FAMILIES, SHAPE, gpt2, model  # noqa: E402
+from support.random_models import FAMILIES, SHAPE, gpt2, granite, model  # noqa: E402
 from support.small_runs import start  # noqa: E402
 from train.model import packing  # noqa: E402
 from train.monitor import log  # noqa: E402
@@ -52,10 +53,10 @@ def gradients(taught: Any, found: Any, weights: Any) -> dict[str, Any]:
     return {name: p.grad.clone() for name, p in taught.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "granite"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_packed_rows_learn_what_padded_rows_learn(family: str, checkpointing: bool) -> None:
-    taught = model(family)
+    taught = granite() if family == "granite" else model(family)
     taught.train()
     ids, mask = rows()
     weights = torch.randn(6, COMPLETION)
@@ -220,6 +221,32 @@ def test_what_can_not_be_packed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
     assert not packing.can_pack(eager)
     monkeypatch.setitem(sys.modules, "unsloth", object())
     assert not packing.can_pack(model())
+
+
+@pytest.mark.parametrize(
+    ("shape", "full"),
+    [
+        ({}, True),
+        ({"sliding_window": None}, True),
+        ({"sliding_window": 8}, False),
+        ({"sliding_window": 8, "use_sliding_window": True}, False),
+        ({"sliding_window": 8, "use_sliding_window": False}, True),
+        ({"layer_types": None}, True),
+        ({"layer_types": ["full_attention", "full_attention"]}, True),
+        ({"layer_types": ["full_attention", "linear_attention"]}, False),
+        ({"sliding_window": 8, "layer_types": ["full_attention"]}, False),
+    ],
+    ids=str,
+)
+def test_attention_is_full_where_no_layer_looks_through_a_window(
+    shape: dict[str, Any], full: bool
+) -> None:
+    class Config:
+        def get_text_config(self, *, decoder: bool) -> Any:
+            assert decoder, "of a model that reads pictures too, the half that writes"
+            return SimpleNamespace(**shape)
+
+    assert packing.full_attention(SimpleNamespace(config=Config())) is full
 
 
 def test_a_token_has_its_place_in_its_own_row_where_places_are_learnt() -> None:

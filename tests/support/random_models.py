@@ -33,3 +33,11 @@ def gpt2() -> Any:
         n_embd=32, n_layer=2, n_head=2, vocab_size=300, bos_token_id=2, eos_token_id=4
     )
     return transformers.GPT2LMHeadModel(config)
+
+
+def granite() -> Any:
+    """One that scales its scores by a number of its own."""
+    torch.manual_seed(0)
+    return transformers.GraniteForCausalLM(
+        transformers.GraniteConfig(**SHAPE, attention_multiplier=0.9)
+    )

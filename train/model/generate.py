@@ -278,7 +278,7 @@ def _generate(
     # (batch, width of the prompts): padded on the left to a multiple of ROUND
     wide = -prompt % packing.ROUND
     mask = pad(attention_mask, (wide, 0)).bool()
-    logits, prompts = _read(model, pad(input_ids, (wide, 0), value=blank), mask)
+    logits, prompts = _read(model, pad(input_ids, (wide, 0)), mask)
     step = DecodeStep(model, prompts, mask, new)
     on_gpu = input_ids.is_cuda if graph is None else graph
     if on_gpu and new > 1:
