@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -166,8 +168,25 @@ def test_an_older_ledger_is_led_up_and_kept_beside(
         assert "mood" in {column["name"] for column in inspect(connection).get_columns("drafts")}
         assert len(connection.execute(select(table)).all()) == 1
     new.close()
-    copy = Ledger.open(f"sqlite:///{path}.v1")  # led up in its turn: it was whole
-    copy.close()
+    with closing(sqlite3.connect(f"file:{path}.v1?mode=ro", uri=True)) as copy:
+        assert copy.execute("SELECT version FROM schema_version").fetchone() == (1,)
+        assert copy.execute("SELECT count(*) FROM outbox").fetchone() == (1,)
+
+
+def test_daemons_that_meet_an_older_ledger_take_its_step_once(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger.open(postgresql).close()
+
+    def mood(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT pg_sleep(0.2)")
+        connection.exec_driver_sql("ALTER TABLE drafts ADD COLUMN mood TEXT")
+
+    monkeypatch.setitem(migrations.STEPS, 2, mood)
+    for opened in race(4, lambda _: Ledger.open(postgresql)):
+        with opened.read_transaction() as connection:
+            assert list(connection.scalars(select(version.c.version))) == [2]
+        opened.close()
 
 
 def test_daemons_that_start_in_the_same_second_make_one_schema(postgresql: str) -> None:

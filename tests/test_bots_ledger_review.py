@@ -194,3 +194,102 @@ def test_stops_are_listed_in_their_order_and_the_first_reason_stays(ledger: Ledg
     ]  # fmt: skip
     assert switches.resume_scope(ledger, "all")
     assert not switches.resume_scope(ledger, "all")
+
+
+def test_a_daemons_own_begun_slots_are_not_taken_over(ledger: Ledger) -> None:
+    """However long it did not say that it lives: it may be busy with them."""
+    me = slots.register_daemon(ledger, "one", NOW)
+    slots.take_slot(ledger, "tick", NOW, me, NOW)
+    assert slots.adopt_orphans(ledger, "tick", me, NOW + 9 * HOUR, HOUR) == []
+    other = slots.register_daemon(ledger, "two", NOW + 9 * HOUR)
+    (taken,) = slots.adopt_orphans(ledger, "tick", other, NOW + 9 * HOUR, HOUR)
+    assert (taken.owner, taken.attempt) == (me, 1)
+    with ledger.read_transaction() as connection:
+        (mine,) = connection.execute(select(runs)).all()
+    assert (mine.owner, mine.attempt) == (other, 2)
+
+
+def test_a_row_that_is_being_sent_is_not_taken_for_cut_off(ledger: Ledger) -> None:
+    put(ledger, 0, outlets="xyz")
+    for number in (1, 2):
+        become(ledger, number, state="claimed", owner="me")
+    assert outbox.mark_cut_off(ledger, "me", [1], NOW + SECOND, HOUR) == 1
+    assert [row(ledger, number).state for number in (1, 2, 3)] == ["claimed", "unknown", "draft"]
+    assert row(ledger, 2).reason == "cut off while it was being sent"
+    assert row(ledger, 2).not_before == NOW + SECOND
+    assert outbox.mark_cut_off(ledger, "me", [1], NOW, HOUR) == 0
+
+
+@pytest.mark.parametrize(
+    ("enabled", "away", "stopped", "gate", "verdict"),
+    [
+        (True, True, "", None, ("go", "")),
+        (False, False, "", None, ("go", "")),
+        (False, True, "", None, ("drop", "the bot is not enabled")),
+        (True, True, "outlet:x", None, ("hold", "outlet:x is paused: why not")),
+        (True, True, "outlet:y", None, ("go", "")),
+        (True, True, "bot:tick", "too many", ("hold", "bot:tick is paused: why not")),
+        (True, True, "", "too many", ("drop", "too many")),
+    ],
+)
+def test_what_keeps_a_row_from_being_sent(
+    ledger: Ledger, enabled: bool, away: bool, stopped: str, gate: Any, verdict: tuple[str, str]
+) -> None:
+    switches.set_enabled(ledger, "tick", enabled, "every 1h", NOW)
+    put(ledger, 0)
+    become(ledger, 1, state="approved", away=away, reason="an earlier try", settled=NOW)
+    if stopped:
+        switches.stop_scope(ledger, stopped, "why not", NOW)
+    (due,) = outbox.due_rows(ledger, ["tick"], NOW)
+    assert outbox.claim_row(ledger, due, "me", NOW + SECOND, lambda _: gate, "m1") == verdict
+    found = row(ledger, 1)
+    if verdict[0] == "go":
+        assert (found.state, found.owner, found.claimed) == ("claimed", "me", NOW + SECOND)
+        assert (found.attempt, found.media, found.reason, found.settled) == (1, "m1", "", None)
+        assert outbox.claim_row(ledger, due, "you", NOW, lambda _: None) == ("gone", "")
+    else:
+        assert (found.state, found.attempt) == ("approved", 0)
+
+
+def test_the_caps_count_what_may_have_gone_out(ledger: Ledger) -> None:
+    for hour, state in enumerate(
+        ("claimed", "sent", "unknown", "draft", "approved", "failed", "skipped", "sent", "sent")
+    ):
+        put(ledger, hour, outlets="xy" if hour == 1 else "x")
+        become(ledger, hour + 1 + (hour > 1), state=state, claimed=NOW + hour * HOUR)
+    become(ledger, 3, state="sent", claimed=NOW + HOUR)
+    become(ledger, 9, away=False)
+    with ledger.read_transaction() as connection:
+        assert outbox.count_spent(connection, "tick", NOW) == (5, 75_000)
+        assert outbox.count_spent(connection, "tick", NOW, "x") == (4, 75_000)
+        assert outbox.count_spent(connection, "tick", NOW, "y") == (1, 75_000)
+        assert outbox.count_spent(connection, "tick", NOW + SECOND) == (4, 60_000)
+        assert outbox.count_spent(connection, "tick", NOW + 8 * HOUR) == (1, 15_000)
+        assert outbox.count_spent(connection, "tick", NOW + 8 * HOUR + SECOND) == (0, 0)
+        assert outbox.count_spent(connection, "other", NOW) == (0, 0)
+
+
+def test_what_became_of_a_row_is_said_with_its_reason(ledger: Ledger) -> None:
+    put(ledger, 0, outlets="xy")
+    for number in (1, 2):
+        become(ledger, number, state="claimed", owner="me")
+    assert not outbox.settle_row(ledger, 1, "you", "sent", NOW)
+    assert outbox.settle_row(ledger, 1, "me", "failed", NOW, reason="r" * 3000, cost=0)
+    assert outbox.settle_row(ledger, 2, "me", "sent", NOW + SECOND, external_id="77")
+    assert (row(ledger, 1).reason, row(ledger, 1).cost) == ("r" * 2000, 0)
+    assert (row(ledger, 2).reason, row(ledger, 2).external_id) == ("", "77")
+    assert row(ledger, 2).settled == NOW + SECOND
+    assert not outbox.settle_row(ledger, 2, "me", "failed", NOW), "what is settled stays"
+    assert outbox.is_another_post(ledger, 1, "y", "77")
+    assert not outbox.is_another_post(ledger, 2, "y", "77")
+    assert not outbox.is_another_post(ledger, 1, "x", "77")
+
+
+def test_earlier_texts_are_the_newest_first_each_once(ledger: Ledger) -> None:
+    for hour in range(4):
+        put(ledger, hour, outlets="xy")
+    put(ledger, 9, bot="other")
+    become(ledger, 1, state="failed")
+    become(ledger, 2, state="skipped")
+    assert outbox.earlier_texts(ledger, "tick", 9) == ["Text of 3", "Text of 2", "Text of 1"]
+    assert outbox.earlier_texts(ledger, "tick", 2) == ["Text of 3", "Text of 2"]

@@ -6,6 +6,7 @@ pytest tests/test_bots_ledger_store.py
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bots.ledger import store
 from bots.ledger.store import Ledger
+from bots.ledger.tables import shown
 
 
 @pytest.fixture
@@ -86,3 +88,23 @@ def test_a_connection_that_postgresql_dropped_is_made_again(postgresql: str) -> 
 )
 def test_an_error_of_the_database_is_its_first_line(error: Exception, said: str) -> None:
     assert store._first_line(DBAPIError("SELECT", {}, error)) == said
+
+
+def test_how_many_rows_were_new_is_counted(ledger: Ledger) -> None:
+    def row(card: str) -> dict[str, object]:
+        return {
+            "bot": "tick",
+            "round": 1,
+            "card": card,
+            "slot": datetime(2026, 5, ord(card) - 96, tzinfo=UTC),
+        }
+
+    with ledger.write_transaction() as connection:
+        assert store.insert_new(connection, shown, [row("a"), row("b"), row("a"), row("c")]) == 3
+        assert store.insert_new(connection, shown, [row("c"), row("d")]) == 1
+
+
+def test_only_a_file_is_this_boxs_own(ledger: Ledger, postgresql: str) -> None:
+    other = Ledger.open(postgresql)
+    assert (ledger.is_shared, other.is_shared) == (False, True)
+    other.close()
