@@ -54,6 +54,8 @@ class EngineConfig(CheckedConfig):
     disk: str = ""
     """Folder of the prefixes kept on disk; empty = none are."""
     disk_bytes: int = 0
+    template: str = ""
+    """File with a chat template in place of the model's own; empty = its own."""
     drafting: bool = True
     """Whether to guess ahead from the prompt."""
 

@@ -30,6 +30,7 @@ CONFIG = EngineConfig(
     adapters=("a.gguf", "b.gguf"),
     disk="prefixes",
     disk_bytes=2**40,
+    template="t.jinja",
     drafting=False,
 )
 """Every field is another than its default."""

@@ -26,7 +26,7 @@ from support.serve_server import Server
 CALLED = [
     (Sampler, "sample_token"),
     (Sampler, "forced_tokens"),
-    (Sampler, "free_chain"),
+    (Sampler, "close"),
     (Detokenizer, "feed_bytes"),
     (Detokenizer, "flush_text"),
     (PromptLookup, "index_last_token"),

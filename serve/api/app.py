@@ -18,7 +18,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from rig.errors import RigError
-from rig.model.chat_template import ChatTemplateError
 from rig.model.reply_format import ReplyFormat
 from serve.api import protocol as forms
 from serve.api.admission import AdmissionQueue, QueueFull
@@ -31,6 +30,7 @@ from serve.api.requests import RequestPlanner
 from serve.api.responses import CompletionRunner, ReplyFailed
 from serve.config import ServerConfig
 from serve.engine.supervisor import EngineDown, EngineRefused, EngineSupervisor
+from serve.workbench.sizes import TooLong
 
 
 class App:
@@ -123,7 +123,8 @@ class App:
         form = parse_body(forms.TokenizeRequest, await request.body())
         found = await self._host.ask_engine(
             "tokenize",
-            parts=[[form.content, form.parse_special]],
+            text=form.content,
+            special=form.parse_special,
             add_special=form.add_special,
             pieces=form.with_pieces,
         )
@@ -141,8 +142,8 @@ class App:
 
     async def _apply_template(self, request: Request) -> Response:
         form = parse_body(forms.ApplyTemplateRequest, await request.body())
-        parts, _ = await self.planner.render_prompt(form.messages, form.chat_template_kwargs)
-        return JSONResponse({"prompt": "".join(text for text, _ in parts)})
+        prompt = await self.planner.render_prompt(form.messages, form.chat_template_kwargs)
+        return JSONResponse({"prompt": prompt})
 
     def _look(self) -> dict[str, tuple[str, float]]:
         return {
@@ -192,7 +193,7 @@ class App:
                 status, headers = 503, {"Retry-After": "5"}
             case ReplyFailed():
                 status, headers = 500, {}
-            case EngineRefused() | ChatTemplateError():
+            case EngineRefused() | TooLong():
                 status, headers = 400, {}
             case TimeoutError():
                 status, headers = 503, {"Retry-After": "30"}

@@ -220,7 +220,7 @@ class CommonRequest(RequestBody):
         return found
 
     def requested_grammar(self) -> dict[str, Any] | None:
-        """The grammar that the reply must keep to, as `serve.engine.grammar` takes it."""
+        """The grammar that the reply must keep to, as `serve.workbench.grammar` takes it."""
         form = self.response_format
         if self.grammar is not None and form is not None and form.type != "text":
             raise BadRequest("Give either grammar or response_format, not both.", param="grammar")
@@ -274,14 +274,12 @@ class CompletionRequest(CommonRequest):
         many = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
         return len(self.prompt) if many else 1
 
-    def engine_prompts(self) -> list[list[Any]]:
-        """Each prompt as the engine takes it: [[text, may hold control tokens]] or token numbers."""
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt: a text, or token numbers."""
         given = self.prompt
-        if isinstance(given, str):
-            return [[[given, True]]]
-        if isinstance(given[0], int):
-            return [list(given)]
-        return [[[p, True]] if isinstance(p, str) else list(p) for p in given]
+        if isinstance(given, str) or isinstance(given[0], int):
+            return [given]
+        return list(given)
 
 
 class TokenizeRequest(RequestBody):

@@ -1,7 +1,7 @@
 """From a request's form to what each of its replies asks of the engine.
 
-The chat template, the taught system prompt, the tags of reasoning and the adapters are settled here; the
-engine sees parts of a prompt and numbers.
+The taught system prompt, the tags of reasoning and the adapters are settled here; templates and tokens are
+left to workers that may be ended (`serve.workbench`), and the engine sees numbers only.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from rig.model.chat_template import ChatTemplate
 from rig.model.reply_format import PLAIN, THINKING, ReplyFormat
 from serve.api import protocol as forms
 from serve.api.admission import AdmissionQueue
 from serve.api.body import BadRequest, parse_body
-from serve.api.responses import CompletionPlan
+from serve.api.responses import CompletionPlan, LazyPrompt, PreparedPrompt
 from serve.config import ServerConfig
 from serve.engine.supervisor import EngineSupervisor
+from serve.workbench.sizes import check_size
 
 
 class RequestPlanner:
@@ -33,7 +33,6 @@ class RequestPlanner:
         self._name = settings.name
         self._adapters = settings.adapters
         self._add_system = settings.add_system
-        self._template: ChatTemplate | None = None
 
     async def model_info(self) -> dict[str, Any]:
         """What the engine said of its model; waits for the first load."""
@@ -55,30 +54,29 @@ class RequestPlanner:
                 "This server calls no tools: leave tools out, or ask for JSON with response_format.",
                 param="tools",
             )
-        parts, taught = await self.render_prompt(form.messages, form.chat_template_kwargs)
+        await self.model_info()
+        plain, taught = self._messages(form.messages)
         reply_format = self._reply_format() if form.reasoning_format != "none" else PLAIN
-        prompt = "".join(text for text, _ in parts)
-        opened = bool(reply_format.reasoning_open) and prompt.rstrip().endswith(
-            reply_format.reasoning_open
-        )
-        card = await self.model_info()
-        begins = bool(card["bos"]) and prompt.startswith(card["bos"])
-        grammar = form.requested_grammar()
-        if grammar and "schema" in grammar and reply_format.reasoning_open and (taught or opened):
-            tags = ("reasoning_open", "reasoning_close", "answer_open", "answer_close")
-            grammar["thought"] = {
-                name.removeprefix("reasoning_"): getattr(reply_format, name) for name in tags
-            }
-            grammar["thought"]["opened"] = opened
+        self._check_size(sum(len(m["content"].encode("utf-8", "replace")) for m in plain))
         asked = self._asked(form, form.max_completion_tokens or form.max_tokens)
-        asked |= {
-            "prompt": parts,
-            "add_special": not begins,
-            "grammar": grammar,
-            "logprobs": form.num_logprobs(),
-            "urgent": urgent,
-        }
-        return self._plan("chat.completion", form, urgent, [asked], reply_format, opened)
+        asked |= {"logprobs": form.num_logprobs(), "urgent": urgent}
+        grammar = form.requested_grammar()
+
+        async def prepare() -> PreparedPrompt:
+            prompt = await self._ask_for_prompt(
+                messages=plain, switches=form.chat_template_kwargs or {}
+            )
+            opened = bool(reply_format.reasoning_open) and prompt["tail"].rstrip().endswith(
+                reply_format.reasoning_open
+            )
+            bound = grammar
+            thinks = bool(reply_format.reasoning_open) and (taught or opened)
+            if grammar and "schema" in grammar and thinks:
+                bound = {**grammar, "thought": _thought_tags(reply_format, opened)}
+            return PreparedPrompt(prompt["tokens"], bound, opened)
+
+        prompts = [LazyPrompt(prepare)]
+        return self._plan("chat.completion", form, urgent, asked, reply_format, prompts)
 
     async def plan_completion(self, body: bytes, headers: Headers) -> CompletionPlan:
         """The plan of a plain completion. Raises BadRequest, QueueFull."""
@@ -91,16 +89,23 @@ class RequestPlanner:
         if form.echo or form.suffix or (form.best_of or 1) > (form.n or 1):
             raise BadRequest("echo, suffix and best_of are not offered: leave them out.")
         await self.model_info()
-        base = self._asked(form, form.max_tokens) | {
-            "grammar": form.requested_grammar(),
-            "logprobs": form.num_logprobs(),
-            "urgent": urgent,
-        }
-        prompts = form.engine_prompts()
-        asked = [
-            base | {"prompt": p, "add_special": not isinstance((p or [0])[0], int)} for p in prompts
-        ]
-        return self._plan("text_completion", form, urgent, asked, PLAIN, False)
+        asked = self._asked(form, form.max_tokens)
+        asked |= {"logprobs": form.num_logprobs(), "urgent": urgent}
+        prompts = [self._lazy_prompt(one, form.requested_grammar()) for one in form.prompts()]
+        return self._plan("text_completion", form, urgent, asked, PLAIN, prompts)
+
+    def _lazy_prompt(self, prompt: str | list[int], grammar: dict[str, Any] | None) -> LazyPrompt:
+        """One prompt, which may be tokens already."""
+        if isinstance(prompt, str):
+            self._check_size(len(prompt.encode("utf-8", "replace")))
+
+        async def prepare() -> PreparedPrompt:
+            tokens = prompt
+            if isinstance(tokens, str):
+                tokens = (await self._ask_for_prompt(text=tokens))["tokens"]
+            return PreparedPrompt(tokens, grammar, False)
+
+        return LazyPrompt(prepare)
 
     @contextlib.contextmanager
     def _room_for(self, replies: int, urgent: bool) -> Iterator[None]:
@@ -119,22 +124,22 @@ class RequestPlanner:
         kind: str,
         form: forms.CommonRequest,
         urgent: bool,
-        asked: list[dict[str, Any]],
+        asked: dict[str, Any],
         reply_format: ReplyFormat,
-        opened: bool,
+        prompts: list[LazyPrompt],
     ) -> CompletionPlan:
         options = form.stream_options
         wants_usage = options.include_usage if options else False
         return CompletionPlan(
             kind=kind,
             model=self._name,
-            asked=[_nth(one, i) for one in asked for i in range(form.n or 1)],
+            asked=[_nth(asked, i) for _ in prompts for i in range(form.n or 1)],
+            prompts=[prompt for prompt in prompts for _ in range(form.n or 1)],
             reply_format=reply_format,
-            opened=opened,
             urgent=urgent,
             stream=bool(form.stream),
             include_usage=wants_usage,
-            logprobs=asked[0]["logprobs"] is not None,
+            logprobs=asked["logprobs"] is not None,
         )
 
     def _asked(self, form: forms.CommonRequest, max_tokens: int | None) -> dict[str, Any]:
@@ -157,9 +162,17 @@ class RequestPlanner:
 
     async def render_prompt(
         self, messages: list[forms.ChatMessage], switches: dict[str, Any] | None
-    ) -> tuple[list[Any], bool]:
-        """The prompt's parts, and whether it tells the model to speak as it was taught."""
-        template = await self._chat_template()
+    ) -> str:
+        """The text that a conversation becomes."""
+        await self.model_info()
+        plain, _ = self._messages(messages)
+        found = await self._host.ask_engine("render", messages=plain, switches=switches or {})
+        return str(found["prompt"])
+
+    def _messages(self, messages: list[forms.ChatMessage]) -> tuple[list[dict[str, Any]], bool]:
+        """Messages as a template wants them, and whether they tell the model to speak as it was taught."""
+        if not (self._host.model_info or {})["chat_template"]:
+            raise BadRequest(f"{self._name} has no chat template: use /v1/completions.")
         reply_format = self._reply_format()
         plain = [message.to_template() for message in messages]
         given = [message["content"] for message in plain if message["role"] == "system"]
@@ -171,17 +184,15 @@ class RequestPlanner:
         taught = bool(reply_format.system_prompt) and any(
             reply_format.system_prompt in text for text in given
         )
-        return template.render_messages(plain, **(switches or {})), taught
+        return plain, taught
 
-    async def _chat_template(self) -> ChatTemplate:
-        card = await self.model_info()
-        if self._template is None:
-            if not card["chat_template"]:
-                raise BadRequest(f"{self._name} has no chat template: use /v1/completions.")
-            self._template = ChatTemplate(
-                card["chat_template"], bos=card["bos"], eos=card["eos"], control=card["control"]
-            )
-        return self._template
+    async def _ask_for_prompt(self, **what: Any) -> dict[str, Any]:
+        return await self._host.ask_engine("prompt", **what)
+
+    def _check_size(self, size: int) -> None:
+        """Refuse what can't fit before anybody works on it."""
+        card = self._host.model_info or {}
+        check_size(size, card["longest_token"], card["n_ctx"])
 
     def _reply_format(self) -> ReplyFormat:
         card = self._host.model_info or {}
@@ -189,6 +200,17 @@ class RequestPlanner:
         if reply_format == PLAIN and THINKING.reasoning_open in (card.get("chat_template") or ""):
             return THINKING
         return reply_format
+
+
+def _thought_tags(reply_format: ReplyFormat, opened: bool) -> dict[str, Any]:
+    """The tags of a reasoned reply, as `serve.workbench.grammar` takes them."""
+    return {
+        "open": reply_format.reasoning_open,
+        "close": reply_format.reasoning_close,
+        "answer_open": reply_format.answer_open,
+        "answer_close": reply_format.answer_close,
+        "opened": opened,
+    }
 
 
 def _urgent(headers: Headers) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,32 @@ def _trim(before: str, fresh: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
+class PreparedPrompt:
+    """A prompt as the engine takes it."""
+
+    tokens: list[int]
+    grammar: dict[str, Any] | None
+    opened: bool
+    """It ends inside a thought."""
+
+
+class LazyPrompt:
+    """A prompt that is made when the first of its replies has a place, and once for all of them."""
+
+    def __init__(self, prepare: Callable[[], Awaitable[PreparedPrompt]]) -> None:
+        self._prepare = prepare
+        self._lock = asyncio.Lock()
+        self._made: PreparedPrompt | None = None
+
+    async def get(self) -> PreparedPrompt:
+        """The prompt. Raises EngineRefused for one that can't be made."""
+        async with self._lock:
+            if self._made is None:
+                self._made = await self._prepare()
+            return self._made
+
+
+@dataclass(frozen=True)
 class CompletionPlan:
     """A whole request: what each choice asks of the engine, and how the reply is dressed."""
 
@@ -92,8 +118,9 @@ class CompletionPlan:
     """`chat.completion` or `text_completion`."""
     model: str
     asked: list[dict[str, Any]]
+    prompts: list[LazyPrompt]
+    """The prompt of each choice; several share one."""
     reply_format: ReplyFormat
-    opened: bool = False
     urgent: bool = True
     stream: bool = False
     include_usage: bool = False
@@ -145,9 +172,12 @@ class CompletionRunner:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self, plan: CompletionPlan, index: int) -> AsyncGenerator[ChoiceDelta]:
-        choice = Choice(index, plan.reply_format, plan.opened)
         async with self._queue.admit_request(urgent=plan.urgent) as turn:
-            ticket = self._host.new_ticket(plan.asked[index])
+            prompt = await plan.prompts[index].get()
+            choice = Choice(index, plan.reply_format, prompt.opened)
+            ticket = self._host.new_ticket(
+                {**plan.asked[index], "prompt": prompt.tokens, "grammar": prompt.grammar}
+            )
             turn.on_rest = lambda resting: self._host.pause_request(ticket, resting)
             if turn.resting:
                 self._host.pause_request(ticket, True)

@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rig.errors import RigError
+from serve.workbench.vocabulary import Vocabulary
 
 KV_TYPES = {"f16": 1, "q8_0": 8}
 FLASH_AUTO, FLASH_OFF = -1, 0
 FLASH_TILE = 64
 """From this many rows on llama.cpp computes attention in tiles, with other rounding than below."""
 WARN = 3
-PIECE = 4096
-"""Bytes of the longest token."""
 
 _said: list[str] = []
 """The last warnings and errors of llama.cpp, for the sentence about a model that does not load."""
@@ -55,7 +54,7 @@ def model_params() -> Any:
     return params
 
 
-class LlamaContext:
+class LlamaContext(Vocabulary):
     """One loaded model with one context of `n_ctx` cells that `n_seq` sequences share.
 
     Raises RigError when the file can't be loaded or the context can't be made.
@@ -76,12 +75,7 @@ class LlamaContext:
     ) -> None:
         lib.llama_log_set(_LOG, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        self.model = self._load(path, mlock)
-        self.vocab = lib.llama_model_get_vocab(self.model)
-        self.bos = int(lib.llama_vocab_bos(self.vocab))
-        self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
-        self.end_tokens = [t for t in range(self.n_vocab) if self.is_end(t)]
-        """Tokens that end a reply."""
+        super().__init__(self._load(path, mlock))
         self.n_ctx_train = int(lib.llama_model_n_ctx_train(self.model))
         self.adapters = [self._adapter(adapter) for adapter in adapters]
         self.ctx = self._context(ctx, batch, sequences, threads, kv_type, flash_attn)
@@ -95,8 +89,6 @@ class LlamaContext:
         """Whether a sequence can be cut back; a recurrent state can only go forward."""
         self._stop_on_flag()
         self._make_batch()
-        self._pieces: dict[int, bytes] = {}
-        self._buffer = ctypes.create_string_buffer(PIECE)
         prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
         self._logits_at = prototype(("llama_get_logits_ith", lib.llama_cpp._lib))
         self._row: Any = ctypes.c_float * self.n_vocab
@@ -238,37 +230,6 @@ class LlamaContext:
 
     # Words ------------------------------------------------------------------------------------
 
-    def tokenize(self, text: str, *, special: bool, add_special: bool) -> list[int]:
-        """Tokens of `text`; `special` reads control tokens in it, `add_special` puts BOS before it."""
-        raw = text.encode("utf-8", "replace")
-        room = len(raw) + 8
-        tokens = (ctypes.c_int32 * room)()
-        n = lib.llama_tokenize(self.vocab, raw, len(raw), tokens, room, add_special, special)
-        if n < 0:
-            tokens = (ctypes.c_int32 * -n)()
-            n = lib.llama_tokenize(self.vocab, raw, len(raw), tokens, -n, add_special, special)
-        return list(tokens[:n])
-
-    def token_to_piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of one token; control tokens are empty unless `special`."""
-        if special:  # may be asked from two threads
-            buffer = ctypes.create_string_buffer(PIECE)
-            n = lib.llama_token_to_piece(self.vocab, token, buffer, PIECE, 0, True)
-            return buffer.raw[: max(n, 0)]
-        found = self._pieces.get(token)
-        if found is None:
-            n = lib.llama_token_to_piece(self.vocab, token, self._buffer, PIECE, 0, False)
-            found = self._pieces[token] = self._buffer.raw[: max(n, 0)]
-        return found
-
-    def is_control(self, token: int) -> bool:
-        """Whether the token is no text."""
-        return bool(lib.llama_vocab_is_control(self.vocab, token))
-
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends a reply."""
-        return bool(lib.llama_vocab_is_eog(self.vocab, token))
-
     def read_metadata(self) -> dict[str, str]:
         """The GGUF's scalar metadata as text."""
         found = {}
@@ -289,8 +250,6 @@ class LlamaContext:
     def model_info(self) -> dict[str, Any]:
         """What others may know of the model: sizes, metadata, words of the vocabulary."""
         control = [t for t in range(self.n_vocab) if self.is_control(t)]
-        template = lib.llama_model_chat_template(self.model, None)
-        eos = lib.llama_vocab_eos(self.vocab)
         return {
             "n_ctx": self.n_ctx,
             "n_ctx_train": self.n_ctx_train,
@@ -298,11 +257,12 @@ class LlamaContext:
             "n_params": int(lib.llama_model_n_params(self.model)),
             "size": int(lib.llama_model_size(self.model)),
             "metadata": self.read_metadata(),
-            "chat_template": template.decode("utf-8", "replace") if template else None,
+            "chat_template": self.chat_template,
             "bos": self._word(self.bos),
-            "eos": self._word(eos),
+            "eos": self._word(self.eos),
             "adds_bos": bool(lib.llama_vocab_get_add_bos(self.vocab)),
             "ends": self.end_tokens,
+            "longest_token": self.longest_token(),
             "control": sorted({word for t in control if (word := self._word(t))}),
         }
 

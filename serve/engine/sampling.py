@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.engine.llama import LlamaContext
+from serve.workbench.remote import Matcher
 
 WIDEST = 1e4
 """Scores that lie further than this below the best one are no candidates."""
@@ -70,7 +71,9 @@ class SamplerParams:
 class Sampler:
     """The state of one sequence: the chain with its random numbers, and the grammar's position."""
 
-    def __init__(self, llama: LlamaContext, asked: SamplerParams, matcher: Any = None) -> None:
+    def __init__(
+        self, llama: LlamaContext, asked: SamplerParams, matcher: Matcher | None = None
+    ) -> None:
         self._llama = llama
         self._matcher = matcher
         self._chain = None if asked.is_greedy else _chain(llama, asked)
@@ -90,7 +93,10 @@ class Sampler:
         logits = self._llama.row_logits(row)
         own = logits[self._biased]  # (biased,), a copy
         logits[self._biased] = own + self._bias
-        token = self._choose(logits) if self._matcher is None else self._choose_by_grammar(logits)
+        if self._matcher is None:
+            token = self._choose(logits)
+        else:
+            token = self._choose_by_grammar(logits, self._matcher)
         logits[self._biased] = own  # what is reported is the model's own
         if self._chain is not None:
             lib.llama_sampler_accept(self._chain, token)
@@ -105,37 +111,38 @@ class Sampler:
                 self._apply(np.array([(token, 0.0, 0.0)], CANDIDATE))
             lib.llama_sampler_accept(self._chain, token)
 
+    def grammar_ready(self, seconds: float = 0.0) -> bool:
+        """Whether it is known what may follow; waits that long. Only then ask, and sample."""
+        return self._matcher is None or self._matcher.is_ready(seconds)
+
     @property
     def grammar_done(self) -> bool:
         """Whether the grammar allows nothing more."""
-        return self._matcher is not None and bool(self._matcher.is_stopped())
+        return self._matcher is not None and bool(self._matcher.is_stopped or self._matcher.error)
 
     @property
     def grammar_error(self) -> str:
         """What is wrong with the grammar, found while it ran; empty when nothing is."""
-        said = str(self._matcher.get_error()) if self._matcher is not None else ""
-        return " ".join(said.split("<state>")[0].split())[:300]
+        return self._matcher.error if self._matcher is not None else ""
 
     def forced_tokens(self, limit: int) -> list[int]:
         """The tokens that the grammar leaves no choice about, at most `limit`."""
-        if self._matcher is None:
-            return []
-        return [int(token) for token in self._matcher.compute_ff_tokens()[:limit]]
+        return [] if self._matcher is None else self._matcher.forced_tokens[:limit]
 
-    def free_chain(self) -> None:
-        """Free the chain."""
+    def close(self) -> None:
+        """Free the chain, and let go of the grammar."""
         if self._chain is not None:
             lib.llama_sampler_free(self._chain)
             self._chain = None
+        if self._matcher is not None:
+            self._matcher.close()
 
-    def _choose_by_grammar(self, logits: NDArray[np.float32]) -> int:
+    def _choose_by_grammar(self, logits: NDArray[np.float32], matcher: Matcher) -> int:
         token = self._choose(logits)
-        if not self._matcher.validate_tokens([token]):
-            # a bit for each token, padded to whole words: (bytes,) -> (8 * bytes,) -> (n_vocab,)
-            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-            allowed = np.unpackbits(bits, bitorder="little")[: len(logits)].view(bool)
+        if not matcher.allows_token(token):
+            allowed = matcher.allowed_tokens(len(logits))  # (n_vocab,)
             token = self._choose(np.where(allowed, logits, np.float32(-np.inf)))
-        self._matcher.consume_token(token)
+        matcher.consume_token(token)
         return token
 
     def _choose(self, logits: NDArray[np.float32]) -> int:

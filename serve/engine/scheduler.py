@@ -20,7 +20,7 @@ from serve.engine.kv_cache import KVCache
 from serve.engine.kv_disk import DiskKVCache
 from serve.engine.kv_slots import Adapters, common_prefix_length
 from serve.engine.llama import LlamaContext
-from serve.engine.sequence import Output, Request, Sequence
+from serve.engine.sequence import GRAMMAR_GRACE, Output, Request, Sequence
 from serve.hardware.memory import PARKED
 from serve.hardware.threads import ThreadTuner
 
@@ -98,13 +98,18 @@ class Scheduler:
             self._run_between(self._inbox.get())
         self.llama.stop_now(False)
         self._admit()
-        active = [s for s in self._running if not s.paused]
+        self._settle_grammars()
+        active = [s for s in self._running if not s.paused and not s.waits_for_grammar]
         if active:
             for adapters in dict.fromkeys(s.request.adapters for s in active):
                 self._decode_group([s for s in active if s.request.adapters == adapters], adapters)
             self.steps += 1
         self._flush()
-        return self._save_one_prefix(SAVE_AFTER if active else 0.0) or bool(active)
+        stalled = [s for s in self._running if s.waits_for_grammar]
+        if stalled and not active:
+            stalled[0].sampler.grammar_ready(GRAMMAR_GRACE)
+        busy = bool(active or stalled)
+        return self._save_one_prefix(SAVE_AFTER if busy else 0.0) or busy
 
     def fail_all(self, error: Exception) -> None:
         """End every reply that is written or waits: what went wrong is nobody's in particular."""
@@ -179,6 +184,17 @@ class Scheduler:
         sequence.num_cached_tokens = sequence.slot.num_cells
         self._running.append(sequence)
         self._at_work(0)
+
+    def _settle_grammars(self) -> None:
+        """Let replies go on whose grammar now knows what may follow, or end them by it."""
+        for sequence in [s for s in self._running if s.waits_for_grammar]:
+            try:
+                if sequence.sampler.grammar_ready():
+                    sequence.settle_grammar()
+                    if sequence.output.finish is not None:
+                        self._leave(sequence)
+            except Exception as error:
+                self._fail([sequence], error)
 
     # One decode -------------------------------------------------------------------------------
 
@@ -255,7 +271,7 @@ class Scheduler:
         self._at_work(sequence.request.id)
         accepted = 0
         while sequence.sample_next_token(first + accepted):
-            if accepted == count - 1:
+            if accepted == count - 1 or sequence.waits_for_grammar:
                 break
             if sequence.draft_tokens[accepted] != sequence.tokens[-1]:
                 break
@@ -314,7 +330,7 @@ class Scheduler:
 
     def _clear_up(self, sequence: Sequence) -> None:
         self._release_slot(sequence)
-        sequence.sampler.free_chain()
+        sequence.sampler.close()
 
     def _release_slot(self, sequence: Sequence) -> None:
         if sequence.slot is not None:
@@ -332,7 +348,7 @@ class Scheduler:
             self._outputs.append(Output(sequence.request.id, finish="error", error=_mistake(error)))
             self._running = [s for s in self._running if s is not sequence]
             self._waiting = [s for s in self._waiting if s is not sequence]
-            self._run_between(sequence.sampler.free_chain)
+            self._run_between(sequence.sampler.close)
         self._run_between(lambda: self._at_work(0))
         self._reclaim_slots()
 
@@ -343,7 +359,7 @@ class Scheduler:
     def _drop(self, request_id: int) -> None:
         for sequence in [s for s in self._waiting if s.request.id == request_id]:
             self._waiting.remove(sequence)
-            sequence.sampler.free_chain()
+            sequence.sampler.close()
             self._outputs.append(Output(request_id, finish="cancelled"))
         for sequence in [s for s in self._running if s.request.id == request_id]:
             try:

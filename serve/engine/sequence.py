@@ -15,6 +15,10 @@ from serve.engine.kv_slots import Adapters, Slot
 from serve.engine.llama import LlamaContext
 from serve.engine.prompt_lookup import PromptLookup
 from serve.engine.sampling import Sampler, SamplerParams, top_logprobs
+from serve.workbench.remote import Matcher
+
+GRAMMAR_GRACE = 0.02
+"""Seconds in which a grammar usually knows what may follow; after that the others go on without the reply."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Request:
     """None = as many as the context holds."""
     sampling: SamplerParams = field(default_factory=SamplerParams)
     stops: abc.Sequence[str] = ()
-    matcher: Any = None
-    """A grammar's state (llguidance.LLMatcher), or None."""
+    matcher: Matcher | None = None
+    """The reply's place in its grammar."""
     logprobs: int | None = None
     """How many of the likeliest tokens to report for each token; None = nothing."""
     adapters: Adapters = ()
@@ -75,6 +79,8 @@ class Sequence:
         self.by_grammar = False
         """Whether the guesses of this step come from the grammar."""
         self.forced_trust = 0.9
+        self.waits_for_grammar = False
+        """Whether it is not yet known what may follow; until then the reply computes nothing."""
         seen = request.prompt[-request.sampling.repeat_last_n :]
         for token in seen if request.sampling.has_penalties else ():
             self.sampler.accept_token(token, generated=False)
@@ -122,13 +128,23 @@ class Sequence:
             output.finish = "stop"
         else:
             output.text += self.detokenizer.feed_bytes(llama.token_to_piece(token))
-            if self.detokenizer.stopped or self.sampler.grammar_done:
+            if self.detokenizer.stopped:
                 output.finish = "stop"
-            elif self.num_tokens_left <= 0:
-                output.finish = "length"
-        if output.finish and (complaint := self.sampler.grammar_error):
-            output.finish, output.error = "refused", f"The grammar can't be kept to: {complaint}"
+        self.waits_for_grammar = not self.sampler.grammar_ready(GRAMMAR_GRACE)
+        if not self.waits_for_grammar:
+            self.settle_grammar()
+        if output.finish is None and self.num_tokens_left <= 0:
+            output.finish = "length"
         return output.finish is None
+
+    def settle_grammar(self) -> None:
+        """Take in what is now known of the grammar: the reply may be complete by it, or break it."""
+        self.waits_for_grammar = False
+        if self.sampler.grammar_done:
+            self.output.finish = "stop"
+        if self.output.finish and (complaint := self.sampler.grammar_error):
+            said = f"The grammar can't be kept to: {complaint}"
+            self.output.finish, self.output.error = "refused", said
 
     def propose_draft(self, limit: int) -> list[int]:
         """How the reply may go on: by its grammar where that leaves no choice, else by its prompt."""

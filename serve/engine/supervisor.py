@@ -172,20 +172,25 @@ class EngineSupervisor:
                 self._forget(ticket)
 
     async def ask_engine(self, do: str, **what: Any) -> dict[str, Any]:
-        """Ask a short question (tokenize, detokenize, counts). Raises EngineDown, Refused."""
+        """Ask a question that is answered in one piece. Raises EngineDown, EngineRefused."""
         for _ in range(CRASHES_ALLOWED):
             await self.load_model()
             self._last_id += 1
+            id = self._last_id
             future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-            self._questions[self._last_id] = future
+            self._questions[id] = future
             assert self._process is not None
-            self._write(self._process, {"do": do, "id": self._last_id, **what})
+            self._write(self._process, {"do": do, "id": id, **what})
             try:
                 found = await future
             except ConnectionError:
                 continue
+            except asyncio.CancelledError:
+                if self._process is not None and self.is_loaded:
+                    self._write(self._process, {"do": "cancel", "id": id})
+                raise
             finally:
-                self._questions.pop(self._last_id, None)
+                self._questions.pop(id, None)
             if "refused" in found:
                 raise EngineRefused(found["refused"])
             return found

@@ -5,7 +5,8 @@ it one request, but not the service. Its memory is given back by ending it. A wo
 which request is being worked on, so that after a crash the guilty one is known.
 
 In:  {"do": "submit", "id": 7, ...} {"do": "cancel", "id": 7} {"do": "pause", "id": 7, "paused": true}
-     {"do": "tokenize" | "detokenize", "id": 8, ...} {"do": "counts", "id": 9} {"do": "quit"}
+     {"do": "prompt" | "render" | "tokenize" | "detokenize", "id": 8, ...}
+     {"do": "counts", "id": 9} {"do": "quit"}
 Out: {"ready": CARD} | {"failed": SENTENCE}, then {"events": [...]} and {"answer": 8, ...}
 """
 
@@ -25,16 +26,24 @@ from typing import Any, BinaryIO
 
 from rig.errors import RigError
 from serve.config import EngineConfig
-from serve.engine.grammar import GrammarCompiler
 from serve.engine.kv_disk import DiskKVCache
 from serve.engine.llama import LlamaContext
 from serve.engine.sampling import SamplerParams
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Output, Request
+from serve.workbench.pool import Workbench
+from serve.workbench.remote import Matcher
 
 CRUMB = struct.Struct("qq")
 """Which request the engine (first) and the reader of requests (second) are working on; 0 = none."""
 
+WORK_ON = {
+    "prompt": "The prompt",
+    "render": "The chat template",
+    "tokenize": "The text",
+    "detokenize": "The list of tokens",
+}
+"""What a worker has in hand, for the sentence when it is too much."""
 BROKEN_STEPS = 10
 """Steps in a row that may fail as a whole before the process gives itself up."""
 
@@ -48,6 +57,9 @@ class EngineWorker:
         self._quit = False
         with crumb.open("r+b") as file:
             self._crumb = mmap.mmap(file.fileno(), CRUMB.size)
+        self._workbench = Workbench(config.model, config.template)
+        self._rests: dict[int, bool] = {}
+        """Requests whose grammar is still being read, and whether they are to rest."""
         self._llama = LlamaContext(
             Path(config.model),
             ctx=config.ctx,
@@ -59,7 +71,6 @@ class EngineWorker:
             mlock=config.mlock,
             adapters=[Path(adapter) for adapter in config.adapters],
         )
-        self._grammars = GrammarCompiler(self._llama)
         disk = None
         if config.disk:
             disk = DiskKVCache(Path(config.disk), config.disk_bytes, cell_family(config))
@@ -71,7 +82,10 @@ class EngineWorker:
             at_work=self._at_work,
             drafting=config.drafting,
         )
-        self.send_message({"ready": self._llama.model_info()})
+        model_info = self._llama.model_info()
+        if config.template:
+            model_info["chat_template"] = Path(config.template).read_text("utf-8")
+        self.send_message({"ready": model_info})
 
     def send_message(self, message: dict[str, Any]) -> None:
         """Write one line."""
@@ -120,21 +134,20 @@ class EngineWorker:
 
     def _take(self, message: dict[str, Any]) -> None:
         match message["do"]:
+            case "submit" if message["grammar"] is not None:
+                self._rests[message["id"]] = False
+                self._workbench.run_later(message["id"], lambda _: self._submit(message))
             case "submit":
                 self._submit(message)
             case "cancel":
+                self._workbench.cancel_request(message["id"])
                 self._engine.cancel_request(message["id"])
             case "pause":
+                if message["id"] in self._rests:
+                    self._rests[message["id"]] = message["paused"]
                 self._engine.pause_request(message["id"], message["paused"])
-            case "tokenize":
-                tokens = self._tokens(message["parts"], message["add_special"])
-                answer: dict[str, Any] = {"answer": message["id"], "tokens": tokens}
-                if message["pieces"]:
-                    pieces = (self._llama.token_to_piece(t, special=True) for t in tokens)
-                    answer["pieces"] = [piece.decode("utf-8", "replace") for piece in pieces]
-                self.send_message(answer)
-            case "detokenize":
-                self._detokenize(message)
+            case "prompt" | "render" | "tokenize" | "detokenize":
+                self._workbench.run_later(message["id"], lambda _: self._answer(message))
             case "counts":
                 counts = self._engine.status_counts | {"steps": self._engine.steps}
                 self.send_message({"answer": message["id"], "counts": counts})
@@ -144,42 +157,42 @@ class EngineWorker:
     def _stop(self) -> None:
         self._quit = True
 
-    def _tokens(self, parts: list[Any], add_special: bool) -> list[int]:
-        """Tokens of a prompt: a list of token numbers, or of [text, whether it may hold control tokens]."""
-        tokens: list[int] = []
-        for part in parts:
-            if isinstance(part, int):
-                tokens.append(part)
-                continue
-            text, special = part
-            tokens += self._llama.tokenize(text, special=special, add_special=add_special)
-            add_special = False
-        return tokens
-
-    def _detokenize(self, message: dict[str, Any]) -> None:
-        if wrong := [t for t in message["tokens"] if not 0 <= t < self._llama.n_vocab]:
-            self.send_message({"answer": message["id"], "refused": self._no_token(wrong[0])})
-            return
-        pieces = b"".join(self._llama.token_to_piece(t, special=True) for t in message["tokens"])
-        self.send_message({"answer": message["id"], "content": pieces.decode("utf-8", "replace")})
+    def _answer(self, message: dict[str, Any]) -> None:
+        """Let a worker do a job that foreign text goes into."""
+        id, what = message["id"], WORK_ON[message["do"]]
+        try:
+            answer = self._workbench.ask(id, message | {"n_ctx": self._llama.n_ctx}, what)
+        except RigError as error:
+            answer = {"refused": error.message}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"refused": f"The request could not be taken: {type(error).__name__}."}
+        self.send_message({**answer, "answer": id})
 
     def _no_token(self, token: int) -> str:
         return f"There is no token {token}: the vocabulary has {self._llama.n_vocab}."
 
     def _submit(self, message: dict[str, Any]) -> None:
-        refused, prompt, matcher = "", [], None
+        id, matcher = message["id"], None
         try:
-            prompt = self._tokens(message["prompt"], message["add_special"])
-            refused = self._misfit(prompt, message)
-            if not refused:
-                matcher = self._grammars.make_matcher(message["grammar"])
+            refused = self._misfit(message["prompt"], message)
+            if not refused and message["grammar"] is not None:
+                matcher = self._workbench.open_grammar(id, message["grammar"])
         except RigError as error:
             refused = error.message
         if refused:
-            self.send_message(
-                {"events": [{"id": message["id"], "finish": "refused", "error": refused}]}
-            )
+            self._rests.pop(id, None)
+            self.send_message({"events": [{"id": id, "finish": "refused", "error": refused}]})
             return
+        try:
+            self._add(message, matcher)
+        except Exception as error:
+            traceback.print_exc()
+            self._excuse(message, f"{type(error).__name__}: {error}")
+            if matcher is not None:
+                matcher.close()
+
+    def _add(self, message: dict[str, Any], matcher: Matcher | None) -> None:
         sampling = dict(message["sampling"])
         if message["endless"]:
             never = [(t, -1e9) for t in self._llama.end_tokens]
@@ -187,6 +200,7 @@ class EngineWorker:
         sampling["logit_bias"] = tuple(
             (int(t), float(b)) for t, b in sampling.get("logit_bias", ())
         )
+        prompt = message["prompt"]
         self.send_message({"events": [{"id": message["id"], "prompt_tokens": len(prompt)}]})
         self._engine.add_request(
             Request(
@@ -202,6 +216,10 @@ class EngineWorker:
                 already=message["already"],
             )
         )
+        if self._rests.pop(message["id"], False):
+            self._engine.pause_request(message["id"])
+        if self._workbench.is_cancelled(message["id"]):  # while its grammar was read
+            self._engine.cancel_request(message["id"])
 
     def _misfit(self, prompt: list[int], message: dict[str, Any]) -> str:
         n_ctx, n, asked = self._llama.n_ctx, len(prompt), message["max_tokens"]

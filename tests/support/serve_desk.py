@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from serve.engine.grammar import GrammarCompiler
 from serve.engine.llama import LlamaContext
 from serve.engine.sampling import SamplerParams
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Output, Request
+from serve.workbench.grammar import GrammarCompiler
 
 GREEDY = SamplerParams(temperature=0)
 TEXT = "the hat in on an the he in the hat on the tin; "

@@ -11,8 +11,11 @@ import json
 import re
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rig.errors import RigError
-from serve.engine.llama import LlamaContext
+from serve.workbench.vocabulary import Vocabulary
 
 WHITESPACE = r"( |\n[ \t]{0,20})?"
 """Between two parts of JSON; without a limit a small model may write white space for ever."""
@@ -20,21 +23,80 @@ NESTING = 64
 """Levels of a schema; deeper ones are refused before they reach native code."""
 
 
-class GrammarCompiler:
-    """Makes matchers for one vocabulary, which is read when the first is asked for."""
+class LocalMatcher:
+    """One reply's place in its grammar, in this process; `pool.RemoteMatcher` is the same in another."""
 
-    def __init__(self, llama: LlamaContext) -> None:
-        self._llama = llama
+    def __init__(self, matcher: Any) -> None:
+        self.native = matcher
+        """llguidance's own."""
+
+    def consume_token(self, token: int) -> None:
+        """Go on by one token."""
+        self.native.consume_token(token)
+
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        """Whether it is known what may follow; waits that long."""
+        return True
+
+    def allows_token(self, token: int) -> bool:
+        """Whether a token may follow."""
+        return bool(self.native.validate_tokens([token]))
+
+    def allowed_tokens(self, n_vocab: int) -> NDArray[np.bool_]:
+        """Which tokens may follow: (n_vocab,)."""
+        return unpack_mask(self.native.compute_bitmask(), n_vocab)
+
+    @property
+    def forced_tokens(self) -> list[int]:
+        """The tokens that the grammar leaves no choice about."""
+        return [int(token) for token in self.native.compute_ff_tokens()]
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the grammar allows nothing more."""
+        return bool(self.native.is_stopped())
+
+    @property
+    def error(self) -> str:
+        """What is wrong with the grammar, found while it ran; empty when nothing is."""
+        return " ".join(str(self.native.get_error()).split("<state>")[0].split())[:300]
+
+    def state(self) -> dict[str, Any]:
+        """All of this in one piece, for another process."""
+        if self.is_stopped or self.native.is_error():
+            return {"stopped": self.is_stopped, "error": self.error, "forced": [], "mask": b""}
+        forced = self.forced_tokens
+        mask = self.native.compute_bitmask()
+        return {"stopped": False, "error": self.error, "forced": forced, "mask": bytes(mask)}
+
+    def close(self) -> None:
+        """Nothing is held elsewhere."""
+
+
+def unpack_mask(mask: bytes, n_vocab: int) -> NDArray[np.bool_]:
+    """A bit for each token, padded to whole words: (bytes,) -> (8 * bytes,) -> (n_vocab,)."""
+    bits = np.frombuffer(mask, np.uint8)
+    return np.unpackbits(bits, bitorder="little")[:n_vocab].view(bool)
+
+
+class GrammarCompiler:
+    """Makes matchers for one vocabulary, which is read when the first is asked for, or before."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self._tokenizer: Any = None
 
-    def make_matcher(self, asked: dict[str, Any] | None) -> Any:
-        """A fresh matcher for {"schema": ...} or {"gbnf": ...}; None for None.
+    def prepare(self) -> None:
+        """Read the vocabulary."""
+        if self._tokenizer is None:
+            self._tokenizer = self._make_tokenizer()
+
+    def make_matcher(self, asked: dict[str, Any]) -> LocalMatcher:
+        """A fresh matcher for {"schema": ...} or {"gbnf": ...}.
 
         With "thought": the tags of a reasoned reply (see `serve.api.protocol`); then the model may think
         first, and only its answer is bound. Raises RigError when the grammar can't be used.
         """
-        if asked is None:
-            return None
         import llguidance
 
         what = "JSON schema" if "schema" in asked else "grammar"
@@ -42,13 +104,12 @@ class GrammarCompiler:
             grammar = self._grammar(asked)
         except (ValueError, RecursionError) as error:
             raise RigError(f"The {what} can't be read: {error}") from error
-        if self._tokenizer is None:
-            self._tokenizer = self._make_tokenizer()
+        self.prepare()
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             reason = " ".join(matcher.get_error().split("(at ")[0].split())[:300]
             raise RigError(f"The {what} can't be used: {reason}")
-        return matcher
+        return LocalMatcher(matcher)
 
     def _make_tokenizer(self) -> Any:
         """The vocabulary as llguidance wants it.
@@ -57,7 +118,7 @@ class GrammarCompiler:
         """
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        words = _Words(self._llama)
+        words = _Words(self._vocabulary)
         return LLTokenizer(TokenizerWrapper(words), eos_token=words.ends)
 
     def _grammar(self, asked: dict[str, Any]) -> str:
@@ -103,8 +164,8 @@ class GrammarCompiler:
 
     def _tag(self, text: str) -> str | None:
         """Lark's name for a tag that is one token of its own; None for one that is spelt out."""
-        tokens = self._llama.tokenize(text, special=True, add_special=False)
-        if len(tokens) == 1 and self._llama.is_control(tokens[0]):
+        tokens = self._vocabulary.tokenize(text, special=True, add_special=False)
+        if len(tokens) == 1 and self._vocabulary.is_control(tokens[0]):
             return f"<[{tokens[0]}]>"
         return None
 
@@ -112,20 +173,22 @@ class GrammarCompiler:
 class _Words:
     """A vocabulary in the form of llguidance's TokenizerWrapper."""
 
-    def __init__(self, llama: LlamaContext) -> None:
-        self._llama = llama
-        numbers = range(llama.n_vocab)
-        self.special_token_ids = [t for t in numbers if llama.is_control(t) or llama.is_end(t)]
-        self.ends = llama.end_tokens
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        numbers = range(vocabulary.n_vocab)
+        self.special_token_ids = [
+            t for t in numbers if vocabulary.is_control(t) or vocabulary.is_end(t)
+        ]
+        self.ends = vocabulary.end_tokens
         self.eos_token_id = self.ends[0]
-        self.bos_token_id = llama.bos if llama.bos >= 0 else None
-        self.tokens = [llama.token_to_piece(t, special=True) for t in numbers]
+        self.bos_token_id = vocabulary.bos if vocabulary.bos >= 0 else None
+        self.tokens = vocabulary.all_pieces()
 
     def __call__(self, text: bytes | str) -> list[int]:
         """Tokens of plain text."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._llama.tokenize(text, special=False, add_special=False)
+        return self._vocabulary.tokenize(text, special=False, add_special=False)
 
 
 def _slashed(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Work on foreign text in processes that may be ended: templates, tokens, grammars."""
