@@ -324,3 +324,53 @@ def test_a_damaged_file_through_the_whole_command(tmp_path: Path) -> None:
     done = rig("summarise", str(file), "--extract")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: The PDF is damaged")
+
+
+MC = 'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+
+
+def p(text: str, run: str = "") -> str:
+    return f"<w:p><w:r>{run}<w:t>{text}</w:t></w:r></w:p>"
+
+
+def box(text: str) -> str:
+    """A text box as Word writes it: once for itself, once for readers that know no shapes."""
+    inside = f"<w:txbxContent>{p(text)}</w:txbxContent>"
+    return (
+        f"<w:p><w:r><w:t>Anchor.</w:t></w:r><w:r><mc:AlternateContent {MC}><mc:Choice>{inside}</mc:Choice>"
+        f"<mc:Fallback><w:pict>{inside}</w:pict></mc:Fallback></mc:AlternateContent></w:r></w:p>"
+    )
+
+
+def moved(name: str, text: str) -> str:
+    return f"<w:p><w:{name}><w:r><w:t>{text}</w:t></w:r></w:{name}></w:p>"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (box("In a box."), "Anchor.\n\nIn a box."),
+        (f"<w:tbl><w:tr><w:tc>{box('In a box.')}</w:tc></w:tr></w:tbl>", "| Anchor. In a box. |"),
+        (f"<w:tbl><w:tr><w:tc>{p('Outer')}<w:tbl><w:tr><w:tc>{p('Inner')}</w:tc></w:tr></w:tbl></w:tc></w:tr>"
+         "</w:tbl>", "| Outer Inner |"),
+        (moved("moveFrom", "Moved.") + p("Kept.") + moved("moveTo", "Moved."), "Kept.\n\nMoved."),
+        (p("Kept.") + moved("del", "Deleted.") + moved("ins", "New."), "Kept.\n\nNew."),
+        (p("Seen.") + p("Hidden.", "<w:rPr><w:vanish/></w:rPr>"), "Seen."),
+        (p("Seen after all.", '<w:rPr><w:vanish w:val="0"/></w:rPr>'), "Seen after all."),
+        ("<w:p><w:pPr><w:tabs><w:tab/></w:tabs></w:pPr><w:r><w:t>No tab.</w:t></w:r></w:p>", "No tab."),
+        (f"<w:tbl><w:tr><w:trPr><w:del/></w:trPr><w:tc>{p('Gone')}</w:tc></w:tr></w:tbl>{p('Kept.')}", "Kept."),
+        (f"<w:sdt><w:sdtContent>{p('In a control.')}</w:sdtContent></w:sdt>", "In a control."),
+    ],
+)  # fmt: skip
+def test_what_a_document_shows_is_read_once_and_the_hidden_never(body: str, text: str) -> None:
+    assert read(docx(body), "a.docx").text == text
+
+
+def test_notes_of_a_document_follow_its_text() -> None:
+    w = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    notes = (
+        f'<w:footnotes {w}><w:footnote w:type="separator">{p("---")}</w:footnote>'
+        f'<w:footnote w:id="2">{p("The note.")}</w:footnote></w:footnotes>'
+    )
+    found = read(docx(p("See note."), **{"word__footnotes.xml": notes}), "a.docx")
+    assert found.text == "See note.\n\nThe note."
