@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,9 +22,9 @@ from bots.daemon.scheduler import Daemon
 from bots.ledger import switches
 from bots.ledger.store import Ledger
 from bots.ledger.tables import outbox, runs
-from support.daemons import by_hand, keep_x_secrets, settings, tick
+from support.daemons import by_hand, keep_x_secrets, memory_folder, settings, tick
 from support.fake_x import FakeX
-from support.simulated import Clock, simulated
+from support.simulated import WrongClock, simulated
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 LONDON = ZoneInfo("Europe/London")
@@ -48,20 +47,18 @@ def london(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def quick(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is one: a year has forty thousand commits."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir():
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
+    with memory_folder(tmp_path) as folder:
+        yield folder
 
 
 class Box:
     """A box whose power can fail between any two steps of the ledger."""
 
-    def __init__(self, found: Any, clock: Clock, path: Path) -> None:
+    def __init__(self, found: Any, clock: WrongClock, path: Path) -> None:
         self.found, self.clock, self.path = found, clock, path
         self.rng = random.Random(7)
+        self.forgotten: set[str] = set()
+        """Posts that X has from a time that the box no longer knows of."""
         self.start()
 
     def start(self) -> None:
@@ -94,9 +91,33 @@ class Box:
         self.clock.now += dark
         self.start()
 
+    def wrong_clock(self, error: timedelta, lasts: timedelta) -> None:
+        """The clock is off for a while, and then right again; each time the daemon notices the step."""
+        for now in (error, timedelta(0)):
+            self.clock.error = now
+            self.daemon.schedule_jobs()
+            self.until(self.clock.now + lasts)
+
+    def restored(self, fake: FakeX, lived: timedelta, stale: timedelta) -> None:
+        """A virtual machine put back to what it was `lived` ago; its clock is right after `stale`."""
+        self.ledger.engine.dispose()
+        files = [self.path, self.path.with_name("posts.jsonl")]
+        kept, there = [file.read_bytes() for file in files], len(fake.stored)
+        assert not self.path.with_name(f"{self.path.name}-wal").exists()
+        self.until(self.clock.now + lived)
+        self.ledger.close()
+        self.forgotten |= {post["id"] for post in fake.stored[there:]}
+        for file, content in zip(files, kept, strict=True):
+            file.write_bytes(content)
+        self.clock.error = -lived
+        self.start()
+        self.until(self.clock.now + stale)
+        self.clock.error = timedelta(0)
+        self.daemon.schedule_jobs()
+
 
 def year(
-    tmp_path: Path, quick: Path, home: Path, fake: FakeX, clock: Clock, days: int
+    tmp_path: Path, quick: Path, home: Path, fake: FakeX, clock: WrongClock, days: int
 ) -> tuple[Box, int]:
     """Live for `days` days with everything that goes wrong in a year; return the box and its slots."""
     begin = clock.now
@@ -122,6 +143,7 @@ def year(
     switches.set_enabled(box.ledger, "tick", True, "0 */2 * * *", clock.now)
     cut_days = [days // 10, days // 3, days * 3 // 4]
     asleep, set_back = days // 2, days * 6 // 10
+    no_clock, behind, ahead, flapping, restored = (days * n // 20 for n in (4, 8, 14, 16, 18))
     for day in range(1, days + 1):
         if day in cut_days:
             box.power_cut(timedelta(minutes=[3, 95, 1500][cut_days.index(day)]))
@@ -131,6 +153,17 @@ def year(
         if day == set_back:
             clock.now -= timedelta(hours=5)  # somebody set the clock
             box.daemon.schedule_jobs()
+        if day == no_clock:  # no battery: after the power cut it is 1970, until the network answers
+            box.wrong_clock(datetime(1970, 1, 1, tzinfo=UTC) - clock.now, timedelta(minutes=10))
+        if day == behind:
+            box.wrong_clock(-2 * DAY, timedelta(minutes=30))
+        if day == ahead:
+            box.wrong_clock(30 * DAY, timedelta(minutes=2))
+        if day == flapping:  # two servers of time that disagree
+            for minutes in (4, -4, 90, -90, 4):
+                box.wrong_clock(timedelta(minutes=minutes), timedelta(minutes=7))
+        if day == restored:
+            box.restored(fake, 5 * HOUR, timedelta(minutes=40))
         box.until(max(begin + day * DAY, clock.now))
     box.until(clock.now + 3 * HOUR)  # whatever was unclear is cleared up
     return box, days
@@ -151,10 +184,13 @@ def check(
         )
         assert not [slot for slot, state in mine.items() if state == "running"]
     assert not [row for row in posts if row.state in ("draft", "approved", "claimed", "unknown")]
-    assert fake.duplicates == 0
+    assert fake.duplicates <= len(box.forgotten), "only what a restored box forgot is sent again"
     assert not fake.refused
     sent = {row.external_id: row.text for row in posts if row.outlet == "x" and row.state == "sent"}
-    assert sent == {post["id"]: post["text"] for post in fake.stored}
+    stored = {post["id"]: post["text"] for post in fake.stored}
+    assert sent.items() <= stored.items()
+    assert stored.keys() - sent.keys() <= box.forgotten
+    assert len(set(stored.values())) == len(stored), "said twice"
     lines = [json.loads(line) for line in (tmp_path / "posts.jsonl").read_text().splitlines()]
     keys = [line["key"] for line in lines]
     assert len(keys) == len(set(keys))
@@ -173,9 +209,9 @@ def check(
 def test_a_year_of_slots_is_accounted_for(
     tmp_path: Path, quick: Path, own_home: Path, london: None, begin: datetime, days: int
 ) -> None:
-    clock = Clock(begin)
+    clock = WrongClock(begin)
     began = time.monotonic()
-    with FakeX(clock) as fake, simulated(clock):
+    with FakeX(clock.true) as fake, simulated(clock):
         box, _ = year(tmp_path, quick, own_home, fake, clock, days)
         states = check(box, fake, box.daemon, begin, clock.now - HOUR, quick)
         quiet = [post for post in fake.stored if 2 <= local(post).hour < 5]

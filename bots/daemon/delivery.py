@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Row
 from bots.bot import Bot, Delivery
 from bots.daemon.limits import cap_reason, in_quiet_hours, quiet_hours_end
 from bots.ledger import outbox, switches
+from bots.ledger.clock import NEVER_ARRIVED, TOO_LATE
 from bots.ledger.store import Ledger
 from bots.outlets.base import LOST, UNKNOWN, Outlet, Post
 from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
@@ -79,7 +80,7 @@ class Deliverer:
             outbox.drop_row(self.ledger, row.id, now, f"there is no outlet {row.outlet!r} any more")
             return 0
         if now >= row.expires:
-            reason = f"too late; {row.reason}" if row.reason else "too late"
+            reason = f"{TOO_LATE}; {row.reason}" if row.reason else TOO_LATE
             outbox.drop_row(self.ledger, row.id, now, reason)
             return 0
         if outlet.away and in_quiet_hours(settings, now):
@@ -172,7 +173,7 @@ class Deliverer:
         done = partial(outbox.settle_row, self.ledger, row.id, self.daemon_id)
         if until >= row.expires:
             reason = (
-                f"{reason}; no other attempt before {until:%Y-%m-%d %H:%M} UTC, which is too late"
+                f"{reason}; no other attempt before {until:%Y-%m-%d %H:%M} UTC, which is {TOO_LATE}"
             )
             if not done("skipped", now, reason=reason, cost=0):
                 outbox.drop_row(self.ledger, row.id, now, reason)
@@ -208,7 +209,7 @@ class Deliverer:
         """An unclear post: found, lost (then it may go again), or not to be told."""
         now = self.clock()
         outlet = self.outlets.get(row.outlet)
-        begun = row.claimed or now
+        begun = min(row.claimed or now, now)
         if outlet is None:
             outbox.postpone_unclear(
                 self.ledger, row.id, self.daemon_id, now + GIVE_UP, "its outlet is gone"
@@ -242,9 +243,8 @@ class Deliverer:
                 self.ledger, row.id, self.daemon_id, earliest, "not there yet; looked for once more"
             )
         elif now >= row.expires:
-            reason = "it did not arrive, and its time is over"
             outbox.settle_row(
-                self.ledger, row.id, self.daemon_id, "skipped", now, reason=reason, cost=0
+                self.ledger, row.id, self.daemon_id, "skipped", now, reason=NEVER_ARRIVED, cost=0
             )
         else:
             reason = "it did not arrive: sent again"

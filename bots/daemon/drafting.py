@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from bots import moderation
@@ -35,6 +36,8 @@ log = logging.getLogger("rig.bots")
 
 LAST_CHANCE = timedelta(minutes=1)
 """A draft that was finished late still gets this long to go out."""
+MOST_SLOTS = 10_000
+"""More missed slots than this are not entered one by one."""
 MOST_ATTEMPTS = 3
 """So often is a slot begun anew whose daemon died over it."""
 
@@ -93,7 +96,7 @@ class Drafter:
         settings = self.bots[name]
         schedule = self.schedules[name]
         since = ledger_slots.accounted_until(self.ledger, name, settings.schedule, now)
-        slots = list(schedule.slots_between(since, now))
+        slots = self._unaccounted(name, since, now)
         if not slots:
             return False
         *older, latest = slots
@@ -111,6 +114,21 @@ class Drafter:
             log.info("%s: %d slots missed up to %s", name, len(older), latest)
             return False
         return self._take(name, latest)
+
+    def _unaccounted(self, name: str, since: datetime, now: datetime) -> list[datetime]:
+        """The slots of a bot since a moment; of more than MOST_SLOTS, the newest."""
+        schedule, begin = self.schedules[name], since
+        while (
+            len(slots := list(islice(schedule.slots_between(begin, now), MOST_SLOTS + 1)))
+            > MOST_SLOTS
+        ):
+            begin += (now - begin) / 2
+        if begin > since:
+            log.warning(
+                "%s: no post since %s: was the clock wrong? slots before %s are not entered one by one",
+                name, since, begin,
+            )  # fmt: skip
+        return slots
 
     def _take(self, name: str, slot: datetime) -> bool:
         run = ledger_slots.take_slot(self.ledger, name, slot, self.daemon_id, self.clock())

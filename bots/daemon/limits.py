@@ -36,12 +36,20 @@ def cap_reason(
 ) -> str | None:
     """Why one more post of `cost` would be too many, in words; None when it is not."""
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    month = day.replace(day=1)
+    next_month = (month + timedelta(days=31)).replace(day=1)
     limits = [
-        ("day", day, settings.posts_per_day, settings.dollars_per_day),
-        ("month", day.replace(day=1), settings.posts_per_month, settings.dollars_per_month),
+        ("day", day, day + timedelta(days=1), settings.posts_per_day, settings.dollars_per_day),
+        ("month", month, next_month, settings.posts_per_month, settings.dollars_per_month),
     ]
-    for name, begin, posts, dollars in limits:
-        sent, money = count_spent(connection, bot, begin, outlet)
+    for (
+        name,
+        begin,
+        end,
+        posts,
+        dollars,
+    ) in limits:  # what a clock that was ahead wrote is none of it
+        sent, money = count_spent(connection, bot, begin, outlet, before=end)
         if sent + 1 > posts:
             return f"the cap of {posts} posts a {name} is reached"
         if money + cost > round(dollars * DOLLAR):

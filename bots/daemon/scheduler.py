@@ -28,6 +28,7 @@ from bots.daemon.delivery import Deliverer
 from bots.daemon.drafting import Drafter
 from bots.daemon.notices import Notices
 from bots.ledger import slots
+from bots.ledger.clock import EARLIEST, TOLERANCE, LedgerClock, take_back_future
 from bots.ledger.store import Ledger
 from bots.outlets.build import build_outlet
 from bots.schedule import Schedule
@@ -90,10 +91,15 @@ class Daemon:
         read: Callable[[], Settings] | None = None,
     ) -> None:
         self.ledger = ledger
-        self.clock = clock
+        self.wall_clock = clock
+        """This box's own clock: the scheduler goes by it."""
+        self.clock = LedgerClock(ledger, clock) if ledger.is_shared and clock is utc_now else clock
+        """The clock that moments in the ledger are taken from."""
         self.connect = connect
         self.read = read
-        self.started = clock()
+        self.started = self.clock()
+        self._latest: datetime | None = None
+        self._complained = self._off = False
         self.daemon_id = slots.register_daemon(
             ledger, f"{socket.gethostname()}:{paths.state_dir()}", self.started
         )
@@ -107,7 +113,8 @@ class Daemon:
         self._work = 0
         self._busy: set[int] = set()  # survives a reload: these rows are being sent
         self._lock = threading.Lock()
-        self.notices = Notices(ledger, clock)
+        self.notices = Notices(ledger, self.clock)
+        self._clock_lock = threading.Lock()
         self._equip(settings)
 
     def _equip(self, settings: Settings) -> None:
@@ -134,7 +141,7 @@ class Daemon:
         self.scheduler.remove_all_jobs()
         common = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         every = self.settings.daemon.heartbeat.total_seconds()
-        now = self.clock()
+        now = self.wall_clock()
         for job, name in ((self.write_heartbeat, "beat"), (self.run_sweep, "sweep")):
             trigger = IntervalTrigger(seconds=every, start_date=now, timezone=UTC)
             self.scheduler.add_job(job, trigger, id=name, next_run_time=now, **common)
@@ -145,18 +152,25 @@ class Daemon:
     def run_slot(self, name: str) -> None:
         """A slot of this bot may be due."""
         with self._counted() as begun:
-            if begun and self.drafter.draft_due(name):
+            if begun and self._clock_is_right() and self.drafter.draft_due(name):
                 self.deliverer.deliver_due(name)
 
     def run_now(self, name: str) -> None:
         """Draft for this very minute, slot or not."""
         with self._counted() as begun:
-            if begun:
+            if begun and self._clock_is_right():
                 self.drafter.draft_now(name)
                 self.deliverer.deliver_due(name)
 
     def write_heartbeat(self) -> None:
         """Say in the ledger that this daemon lives."""
+        if isinstance(self.clock, LedgerClock):
+            ahead = self.clock.compare()
+            if abs(ahead) > TOLERANCE and not self._off:
+                log.warning(
+                    "this box's clock is off by %s: slots go by that of the database", abs(ahead)
+                )
+            self._off = abs(ahead) > TOLERANCE
         slots.record_heartbeat(self.ledger, self.daemon_id, self.clock())
         self.last_heartbeat = time.monotonic()
 
@@ -166,12 +180,32 @@ class Daemon:
             if not begun:
                 return
             for name in self.drafter.bots:  # each in a thread of its own: a draft may take its time
-                self.scheduler.modify_job(f"bot:{name}", next_run_time=self.clock())
-            self.deliverer.clear_up()
-            self.deliverer.deliver_due()
-            self.notices.tell_news(self.drafter.bots)
+                self.scheduler.modify_job(f"bot:{name}", next_run_time=self.wall_clock())
+            if self._clock_is_right():
+                self.deliverer.clear_up()
+                self.deliverer.deliver_due()
+                self.notices.tell_news(self.drafter.bots)
         self.last_sweep = time.monotonic()
         self._ping()
+
+    def _clock_is_right(self) -> bool:
+        """Whether work may be done by this clock; what it did to the ledger while it was ahead is undone."""
+        with self._clock_lock:
+            now, before = self.clock(), self._latest
+            if now < EARLIEST:
+                if not self._complained:
+                    log.warning("the clock says %s: nothing is done until it is set", now)
+                self._complained = True
+                return False
+            if self._complained or before is None or before - now > TOLERANCE:
+                if before is not None and before - now > TOLERANCE:
+                    log.warning("the clock was set back by %s", before - now)
+                done = take_back_future(self.ledger, list(self.drafter.bots), now)
+                if done:
+                    said = ", ".join(f"{number} {what}" for what, number in done.items())
+                    log.warning("the clock was ahead until now: %s", said)
+            self._complained, self._latest = False, now
+        return True
 
     def health_problems(self) -> list[str]:
         """What is wrong with the daemon itself; empty when nothing is."""
@@ -205,9 +239,12 @@ class Daemon:
                 self.reload_settings()
             if not self.health_problems():
                 sd_notify.ping_watchdog()
-            if abs(time.time() - time.monotonic() - offset) > JUMP:
-                offset = time.time() - time.monotonic()
-                log.info("the clock was set, or the box slept: every job looks at it again")
+            step = time.time() - time.monotonic() - offset
+            if abs(step) > JUMP:
+                offset += step
+                way = "was set back by" if step < 0 else "was set, or the box slept: it is ahead by"
+                said = timedelta(seconds=round(abs(step)))
+                log.warning("the clock %s %s; every job looks at it again", way, said)
                 self.schedule_jobs()
 
     def reload_settings(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, case, func, literal, select, update
 
 from bots.bot import Draft
+from bots.ledger.clock import NOT_APPROVED
 from bots.ledger.slots import dead_daemons
 from bots.ledger.store import Ledger, insert_new
 from bots.ledger.tables import bots, drafts, outbox, runs, switches
@@ -148,7 +149,7 @@ def expire_drafts(ledger: Ledger, names: Iterable[str], now: datetime) -> None:
     """Leave out drafts that nobody approved in time."""
     waited = (outbox.c.state == "draft") & (outbox.c.expires <= now)
     for row in _rows(ledger, waited & outbox.c.bot.in_(list(names))):
-        drop_row(ledger, row.id, now, "nobody approved it in time")
+        drop_row(ledger, row.id, now, NOT_APPROVED)
 
 
 def postpone_row(ledger: Ledger, number: int, until: datetime, reason: str) -> None:
@@ -217,10 +218,16 @@ def mark_told(ledger: Ledger, number: int) -> None:
 
 
 def count_spent(
-    connection: Connection, bot: str, since: datetime, outlet: str | None = None
+    connection: Connection,
+    bot: str,
+    since: datetime,
+    outlet: str | None = None,
+    before: datetime | None = None,
 ) -> tuple[int, int]:
     """How many posts of `bot` left this box since a moment (at one outlet), and what all cost."""
     mine = (outbox.c.bot == bot) & (outbox.c.claimed >= since) & outbox.c.state.in_(SPENT)
+    if before is not None:
+        mine &= outbox.c.claimed < before
     here = case((outbox.c.outlet == outlet, 1), else_=0) if outlet else literal(1)
     query = select(func.sum(here), func.sum(outbox.c.cost)).where(mine & outbox.c.away)
     posts, money = connection.execute(query).one()

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, func, or_, select, update
 
 import rig
+from bots.ledger.clock import booked_ahead
 from bots.ledger.store import Ledger, insert_new
 from bots.ledger.tables import bots, daemons, runs
 from bots.redact import redact_secrets
@@ -50,11 +51,13 @@ def accounted_until(ledger: Ledger, bot: str, schedule: str, now: datetime) -> d
     """The moment up to which `bot`'s slots are accounted for.
 
     A new bot or a new schedule begins now. A clock that was ahead and was set back doesn't silence the
-    bot: later slots stand in the ledger and stay unique, whatever the clock says.
+    bot: later slots stand in the ledger and stay unique, whatever the clock says, and those that were
+    only booked as missed by it are not accounted for.
     """
     with ledger.read_transaction() as connection:
         row = connection.execute(select(bots).where(bots.c.name == bot)).one_or_none()
         last = select(func.max(runs.c.slot)).where(runs.c.bot == bot, runs.c.slot <= now)
+        last = last.where(~booked_ahead(now))
         accounted = connection.scalar(last)
     if row is not None and row.schedule == schedule:
         begin: datetime = max(row.since, accounted) if accounted else row.since
@@ -71,17 +74,31 @@ def record_missed(
     ledger: Ledger, bot: str, slots: Iterable[datetime], me: str, now: datetime, reason: str
 ) -> int:
     """Account for slots that nobody took."""
-    common = {"bot": bot, "state": "missed", "reason": reason, "owner": me}
-    rows = [{**common, "slot": slot, "started": now, "ended": now} for slot in slots]
+    values = {"state": "missed", "reason": reason, "owner": me, "started": now, "ended": now}
     with ledger.write_transaction() as connection:
-        return insert_new(connection, runs, rows)
+        count = 0
+        for slot in slots:
+            new = insert_new(connection, runs, [{**values, "bot": bot, "slot": slot}])
+            count += new or _take_over(connection, bot, slot, now, values)
+        return count
+
+
+def _take_over(
+    connection: Connection, bot: str, slot: datetime, now: datetime, values: dict[str, Any]
+) -> bool:
+    """Use the row of a slot that was booked as missed before it came; False when it stands."""
+    mine = update(runs).where(runs.c.bot == bot, runs.c.slot == slot, booked_ahead(now))
+    return bool(connection.execute(mine.values(**values)).rowcount)
 
 
 def take_slot(ledger: Ledger, bot: str, slot: datetime, me: str, now: datetime) -> int | None:
     """Take a slot; None when another daemon, or this one earlier, has it already."""
     row = {"bot": bot, "slot": slot, "state": "running", "owner": me, "started": now}
     with ledger.write_transaction() as connection:
-        if not insert_new(connection, runs, [row]):
+        again = {**row, "reason": "", "ended": None}
+        if not insert_new(connection, runs, [row]) and not _take_over(
+            connection, bot, slot, now, again
+        ):
             return None
         query = select(runs.c.id).where(runs.c.bot == bot, runs.c.slot == slot)
         return int(connection.execute(query).scalar_one())

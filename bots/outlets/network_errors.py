@@ -6,7 +6,8 @@ handshake. Everything later is unclear.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 from bots.outlets.errors import NotSent, Unclear
@@ -48,6 +49,20 @@ def parse_unix_time(seconds: object) -> datetime | None:
         return datetime.fromtimestamp(float(str(seconds)), UTC)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def clock_error(headers: Any) -> timedelta:
+    """By how much this box's clock is ahead of the server's, by the answer's `Date`; 0 within a minute.
+
+    >>> clock_error({"date": "Thu, 01 Jan 1970 00:00:00 GMT"}) > timedelta(days=1)
+    True
+    """
+    try:
+        there = parsedate_to_datetime(str(headers.get("date", "")))
+    except ValueError:
+        return timedelta(0)
+    ahead = datetime.now(UTC) - there.replace(tzinfo=there.tzinfo or UTC)
+    return ahead if abs(ahead) > timedelta(minutes=1) else timedelta(0)
 
 
 def _shortly(error: BaseException) -> str:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bots.outlets.base import LOST, Outlet, Post
 from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
-from bots.outlets.network_errors import CONNECT, READ, parse_unix_time, raise_network_error
+from bots.outlets.network_errors import (
+    CONNECT,
+    READ,
+    clock_error,
+    parse_unix_time,
+    raise_network_error,
+)
 from bots.outlets.same_text import is_same_text
 from bots.outlets.x_length import has_link, weighted_length
 from rig.validation import FrozenModel
@@ -231,6 +237,10 @@ def raise_x_error(answer: requests.Response) -> NoReturn:
     if status == 402:
         raise Halt(f"{said}: buy credits in X's developer console")
     if status == 401:
+        if wrong := clock_error(
+            answer.headers
+        ):  # a signature holds for five minutes around X's time
+            raise NotSent(f"{said}: this box's clock is off by {wrong}")
         raise Halt(f"{said}: the keys are wrong or were revoked; set them with `rig auth`")
     if "too long" in detail:
         raise Rejected(said)

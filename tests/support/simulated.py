@@ -22,6 +22,27 @@ class Clock:
         return self.now
 
 
+class WrongClock(Clock):
+    """A box's clock, off by `error`; `true` is what the rest of the world goes by."""
+
+    def __init__(self, now: datetime) -> None:
+        self.error = timedelta(0)
+        super().__init__(now)
+
+    @property
+    def now(self) -> datetime:
+        """What the box believes."""
+        return self.moment + self.error
+
+    @now.setter
+    def now(self, believed: datetime) -> None:
+        self.moment = believed - self.error
+
+    def true(self) -> datetime:
+        """What it is."""
+        return self.moment
+
+
 class ByHand(BaseScheduler):  # type: ignore[misc]
     """Runs due jobs in the caller's thread when told to; `until` moves the clock from job to job."""
 
