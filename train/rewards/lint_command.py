@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rig import runs
@@ -165,7 +166,8 @@ def print_lint_report(found: dict[str, Any], console: Console) -> None:
     """Print the object of `rig rewards --check --json` as a table and sentences."""
     source = found["real_source"]
     console.print(
-        f"{found['golds']} gold answers" + (f"; real completions from {source}" if source else "")
+        f"{found['golds']} gold answers" + (f"; real completions from {source}" if source else ""),
+        markup=False,
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("reward", "weight", "gold", "does not see"):
@@ -175,7 +177,7 @@ def print_lint_report(found: dict[str, Any], console: Console) -> None:
     for one in found["rewards"]:
         real = one["real"] or {}
         table.add_row(
-            one["name"],
+            escape(one["name"]),
             f"{one['weight']:g}",
             _gold(one),
             _unseen(one),
@@ -188,9 +190,9 @@ def print_lint_report(found: dict[str, Any], console: Console) -> None:
     console.print(table)
     for one in found["rewards"]:
         for sentence in one["problems"]:
-            console.print(f"[red]{one['name']}:[/] {sentence}", highlight=False)
+            console.print(f"[red]{escape(one['name'])}:[/] {escape(sentence)}", highlight=False)
         for sentence in one["remarks"]:
-            console.print(f"[yellow]{one['name']}:[/] {sentence}", highlight=False)
+            console.print(f"[yellow]{escape(one['name'])}:[/] {escape(sentence)}", highlight=False)
     for sentence in [*found["problems"], *found["notes"]]:
         console.print(sentence, markup=False)
     if found["ok"]:
