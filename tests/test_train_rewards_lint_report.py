@@ -44,7 +44,7 @@ def check(name: str, *golds: str, real: Any = (), weight: float = 1.0) -> Reward
 def test_a_reward_is_called_as_the_trainer_calls_it() -> None:
     seen: dict[str, Any] = {}
 
-    def reward(**columns: Any) -> list[float]:
+    def reward(**columns: Any) -> Any:
         seen.update(columns)
         return [0.25, 0.75]
 
@@ -65,10 +65,11 @@ def test_a_reward_is_called_as_the_trainer_calls_it() -> None:
     assert lint.call_reward(lambda completions, **_: [], [], []) == []
 
 
-def test_an_async_reward_is_waited_for(tmp_path: Path) -> None:
-    async def reward(completions: Any, **_: Any) -> list[float]:
+def test_an_async_reward_is_waited_for() -> None:
+    async def slow(completions: Any, **_: Any) -> list[float]:
         return [float(len(completions))] * len(completions)
 
+    reward: Any = slow
     assert lint.call_reward(reward, rows("4", "5"), ["a", "b"]) == [2.0, 2.0]
 
 
