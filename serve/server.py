@@ -18,9 +18,11 @@ import uvicorn
 from rig.errors import RigError, WrongUse
 from rig.server import running_servers, sd_notify
 from serve.api.app import App
+from serve.api.connections import ACCEPTED_AT_ONCE, WAITING_CONNECTIONS, limited_protocol
 from serve.api.idle import IdleTimer
 from serve.config import EngineConfig, ServerConfig
 from serve.engine.supervisor import EngineSupervisor
+from serve.log import configure_log
 
 GRACE = 10
 """Seconds that requests in progress get when the server is told to leave."""
@@ -59,6 +61,7 @@ class ModelServer:
 
     def serve_until_stopped(self) -> None:
         """Serve; returns when the service has left. Raises RigError when it can't begin."""
+        configure_log()
         with _listening(self._address) as line:
             asyncio.run(self._run(line))
 
@@ -71,6 +74,8 @@ class ModelServer:
             server_header=False,
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=75,
+            http=limited_protocol(),
+            backlog=ACCEPTED_AT_ONCE,
         )
         server = UvicornServer(config)
         loop = asyncio.get_running_loop()
@@ -80,6 +85,7 @@ class ModelServer:
         serving = asyncio.create_task(server.serve(sockets=[line]))
         try:
             await self._load()
+            line.listen(WAITING_CONNECTIONS)
             url = self._url(line)
             self._announce(url)
             sd_notify.notify_ready(f"serving {self._app.config.name} at {url}")

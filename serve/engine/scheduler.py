@@ -10,7 +10,6 @@ A mistake of ours in one reply ends that reply with a sentence; the others don't
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
@@ -23,6 +22,7 @@ from serve.engine.llama import LlamaContext
 from serve.engine.sequence import GRAMMAR_GRACE, Output, Request, Sequence
 from serve.hardware.memory import PARKED
 from serve.hardware.threads import ThreadTuner
+from serve.log import log_mistake
 
 EMIT_SECONDS = 0.03
 """Text that comes faster than this is sent in one piece: thirty pieces a second read as smoothly."""
@@ -135,15 +135,15 @@ class Scheduler:
         try:
             self._waiting.append(Sequence(request, self.llama))
         except Exception as error:
-            traceback.print_exc()
+            log_mistake(error)
             self._outputs.append(Output(request.id, finish="error", error=_mistake(error)))
 
     def _run_between(self, function: Callable[[], None]) -> bool:
         """Run what concerns no reply that could be ended for it; False when it broke."""
         try:
             function()
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            log_mistake(error)
             return False
         return True
 
@@ -310,8 +310,8 @@ class Scheduler:
     def _save_one_prefix(self, older_than: float) -> bool:
         try:
             return self.kv_cache.save_one_prefix(older_than=older_than)
-        except Exception:  # a prefix that isn't kept costs time, and nothing else
-            traceback.print_exc()
+        except Exception as error:  # a prefix that isn't kept costs time, and nothing else
+            log_mistake(error)
             self._reclaim_slots()
             return True
 
@@ -343,7 +343,7 @@ class Scheduler:
 
     def _fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
         """End replies that a mistake of ours broke; nothing of their half-done step is kept."""
-        traceback.print_exception(error)
+        log_mistake(error)
         for sequence in list(sequences):
             self._outputs.append(Output(sequence.request.id, finish="error", error=_mistake(error)))
             self._running = [s for s in self._running if s is not sequence]

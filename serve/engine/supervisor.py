@@ -16,7 +16,6 @@ import struct
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 from rig.errors import RigError
 from serve.config import EngineConfig
 from serve.hardware import machine
+from serve.log import log_mistake
 
 PROGRAM: tuple[str, ...] = ("-m", "serve.engine.worker")
 """What Python runs as the engine."""
@@ -248,8 +248,8 @@ class EngineSupervisor:
         try:
             while line := await process.stdout.readline():
                 self._take_message(json.loads(line))
-        except Exception:  # a line that can't be read: what it was about is not known
-            traceback.print_exc()
+        except Exception as error:  # a line that can't be read: what it was about is not known
+            log_mistake(error)
             process.kill()
         code = await process.wait()
         for future in self._questions.values():
@@ -268,7 +268,7 @@ class EngineSupervisor:
             try:
                 self._route(event)
             except Exception as error:  # it ends the request that it is about, and no other
-                traceback.print_exc()
+                log_mistake(error)
                 if (ticket := self._tickets.get(event.get("id"))) is not None:
                     self._cancel(ticket)
                     self._finish(ticket, "error", f"The reply was lost ({type(error).__name__}).")

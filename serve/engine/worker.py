@@ -19,7 +19,6 @@ import signal
 import struct
 import sys
 import threading
-import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +30,7 @@ from serve.engine.llama import LlamaContext
 from serve.engine.sampling import SamplerParams
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Output, Request
+from serve.log import configure_log, log_mistake
 from serve.workbench.pool import Workbench
 from serve.workbench.remote import Matcher
 
@@ -103,7 +103,7 @@ class EngineWorker:
                 self._crumb[8:16] = message.get("id", 0).to_bytes(8, "little")
                 self._take(message)
             except Exception as error:
-                traceback.print_exc()
+                log_mistake(error)
                 self._excuse(message, f"{type(error).__name__}: {error}")
             self._crumb[8:16] = bytes(8)
         os._exit(0)
@@ -165,7 +165,7 @@ class EngineWorker:
         except RigError as error:
             answer = {"refused": error.message}
         except Exception as error:
-            traceback.print_exc()
+            log_mistake(error)
             answer = {"refused": f"The request could not be taken: {type(error).__name__}."}
         self.send_message({**answer, "answer": id})
 
@@ -187,7 +187,7 @@ class EngineWorker:
         try:
             self._add(message, matcher)
         except Exception as error:
-            traceback.print_exc()
+            log_mistake(error)
             self._excuse(message, f"{type(error).__name__}: {error}")
             if matcher is not None:
                 matcher.close()
@@ -265,6 +265,7 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints must not get between the lines
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     _die_with_parent()
+    configure_log()
     try:
         worker = EngineWorker(EngineConfig.from_json(config), Path(crumb), out)
     except RigError as error:

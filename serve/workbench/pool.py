@@ -15,12 +15,12 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 from rig.errors import RigError
+from serve.log import log_mistake, logger
 from serve.workbench.process import PID, work_alone
 from serve.workbench.remote import STEP_SECONDS, RemoteMatcher, Worker, WorkerGone
 
@@ -113,8 +113,8 @@ class Workbench:
                 return
             try:
                 task(self)
-            except Exception:
-                traceback.print_exc()
+            except Exception as error:
+                log_mistake(error)
             with self._lock:
                 self._pending.discard(id)
                 self._cancelled.discard(id)
@@ -189,8 +189,8 @@ class Workbench:
                     socket.send_fds(self._control, [b"f"], [theirs.fileno()])
                     if raw := self._control.recv(PID.size, socket.MSG_WAITALL):
                         return Worker(Connection(ours.detach()), PID.unpack(raw)[0])
-                except OSError:
-                    traceback.print_exc()
+                except OSError as error:
+                    log_mistake(error)
             ours.close()
             self._start_process()
         raise RigError("There is no process for this request: the machine may be out of memory.")
@@ -209,7 +209,7 @@ class Workbench:
 
 def _unless_refused(answer: dict[str, Any]) -> dict[str, Any]:
     if "trace" in answer:
-        print(answer["trace"], file=sys.stderr, flush=True)
+        logger.error("A mistake in a worker: %s", answer["trace"])
     if "refused" in answer:
         raise RigError(answer["refused"])
     return answer
