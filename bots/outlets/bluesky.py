@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -220,6 +221,9 @@ def raise_bluesky_error(error: Exception) -> NoReturn:
         if isinstance(error, exceptions.AtProtocolError) and error.__cause__ is not None:
             raise_network_error(error.__cause__)
         raise Unclear(said) from error
+    name = str(getattr(getattr(getattr(error, "response", None), "content", None), "error", ""))
+    if re.search("takedown|takendown|suspended|deactivated|notactive", name, re.IGNORECASE):
+        raise Halt(f"{said}: Bluesky has closed this account; its owner gets a letter") from error
     if status == 429:
         headers = getattr(getattr(error, "response", None), "headers", {})
         raise NotSent(said, parse_unix_time(headers.get("ratelimit-reset"))) from error

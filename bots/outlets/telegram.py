@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -10,6 +12,13 @@ from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from rig.validation import FrozenModel
 
+log = logging.getLogger("rig.bots")
+
+PERMANENT = re.compile(
+    r"chat not found|rights|forbidden|kicked|deactivated|restricted|deleted|PEER_ID_INVALID|administrator",
+    re.IGNORECASE,
+)
+"""What Telegram says with a 400 although no text will ever pass."""
 CAPTION = 1024
 """UTF-16 units below a picture."""
 
@@ -25,6 +34,14 @@ class TelegramSettings(FrozenModel):
     silent: bool = False
 
 
+class _Moved(Exception):
+    """The chat has another number."""
+
+    def __init__(self, chat: str) -> None:
+        super().__init__(chat)
+        self.chat = chat
+
+
 class Telegram(Outlet):
     """One chat."""
 
@@ -33,6 +50,8 @@ class Telegram(Outlet):
     settings = TelegramSettings
     secrets = {"token": "the bot's token from @BotFather"}  # noqa: RUF012
     limit = 4096
+    moved_to = ""
+    """The number that a group got when it became a supergroup."""
 
     def measure_text(self, text: str) -> int:
         """UTF-16 units, as Telegram counts."""
@@ -45,7 +64,18 @@ class Telegram(Outlet):
 
     def send_post(self, post: Post) -> str:
         """Send a message, or a picture with the text below it where it fits."""
-        common = {"chat_id": self.options.chat, "disable_notification": self.options.silent}
+        try:
+            return self._send(post, self.moved_to or self.options.chat)
+        except _Moved as moved:
+            self.moved_to = moved.chat
+            log.warning(
+                "%s: the group is a supergroup now: write chat = \"%s\" into [outlets.%s]",
+                self.name, moved.chat, self.name,
+            )  # fmt: skip
+            return self._send(post, moved.chat)
+
+    def _send(self, post: Post, chat: str) -> str:
+        common = {"chat_id": chat, "disable_notification": self.options.silent}
         if post.image is not None and self.measure_text(post.text) <= CAPTION:
             picture = {"photo": (post.image.name, post.image.read_bytes(), "image/jpeg")}
             data = {key: str(value).lower() for key, value in common.items()}
@@ -81,12 +111,16 @@ class Telegram(Outlet):
 
 
 def raise_telegram_error(status: int, body: dict[str, Any]) -> NoReturn:
-    """Say what an error answer means."""
+    """Say what an error answer means; a 200 that says "not ok" carries its real status inside."""
+    parameters = body.get("parameters") or {}
+    status = int(body.get("error_code") or status)
+    if chat := parameters.get("migrate_to_chat_id"):
+        raise _Moved(str(chat))
     said = f"Telegram: {status} {body.get('description', '')}"
     if status == 429:
-        wait = (body.get("parameters") or {}).get("retry_after", 30)
+        wait = parameters.get("retry_after", 30)
         raise NotSent(said, datetime.now(UTC) + timedelta(seconds=float(wait)))
-    if status in (401, 403, 404) or "chat not found" in said:
+    if status in (401, 403, 404) or PERMANENT.search(said):
         raise Halt(
             f"{said}: check the token (`rig auth`) and the chat, and that the bot may write there"
         )

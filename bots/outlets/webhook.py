@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
@@ -10,6 +11,12 @@ from bots.outlets.base import LOST, UNKNOWN, Outlet, Post
 from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
 from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from rig.validation import FrozenModel
+
+PERMANENT = re.compile(
+    r"auth|token|account|team|channel|chat|archived|permission|scope|forbidden|disabled|revoked|not_found|no_service",
+    re.IGNORECASE,
+)
+"""Errors inside an answer that no other text will help."""
 
 
 class WebhookSettings(FrozenModel):
@@ -62,10 +69,13 @@ class Webhook(Outlet):
         try:
             with httpx.Client(timeout=httpx.Timeout(READ, connect=CONNECT)) as client:
                 answer = client.post(url, json=body, headers=headers)
+                if answer.is_redirect and (there := _same_place(answer)):
+                    answer = client.post(there, json=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise_network_error(error)
         if not answer.is_success:
             raise_webhook_error(answer)
+        _look_inside(answer)
         return _id(answer) or post.key
 
     def find_post(self, post: Post) -> str:
@@ -81,10 +91,39 @@ def raise_webhook_error(answer: Any) -> NoReturn:
         wait = str(answer.headers.get("retry-after", ""))
         again = datetime.now(UTC) + timedelta(seconds=float(wait)) if wait.isdigit() else None
         raise NotSent(said, again)
-    if status in (401, 403, 404, 410):
+    if 300 <= status < 400:
+        where = answer.headers.get("location", "nowhere")
+        raise Halt(f"{said}, it moved to {where}: if that is right, make it the outlet's address")
+    if status in (401, 403, 404, 405, 410):
         raise Halt(f"{said}: check its address and its token")
     if status >= 500:
         raise Unclear(said)
+    raise Rejected(said)
+
+
+def _same_place(answer: Any) -> str:
+    """Where a redirect leads if that is the same host, so that nobody else is handed a post or a token."""
+    if answer.status_code not in (301, 307, 308):
+        return ""  # the others are answered by a page for people, not by a webhook
+    there, here = answer.next_request.url, answer.request.url
+    downgraded = here.scheme == "https" and there.scheme != "https"
+    return "" if there.host != here.host or downgraded else str(there)
+
+
+def _look_inside(answer: Any) -> None:
+    """Raise what an answer says that calls itself a success and is none: `{"ok": false}`, as Slack does."""
+    try:
+        found = answer.json()
+    except ValueError:
+        return
+    if not isinstance(found, dict) or found.get("ok") is not False:
+        return
+    why = str(found.get("error") or found.get("description") or "no reason given")
+    said = f"the webhook answered {answer.status_code}, but not ok: {why}"
+    if "ratelimit" in why.replace("_", ""):
+        raise NotSent(said)
+    if PERMANENT.search(why):
+        raise Halt(f"{said}: check its address, its token and where it may write")
     raise Rejected(said)
 
 
