@@ -358,7 +358,8 @@ def moved(name: str, text: str) -> str:
         (p("Seen.") + p("Hidden.", "<w:rPr><w:vanish/></w:rPr>"), "Seen."),
         (p("Seen after all.", '<w:rPr><w:vanish w:val="0"/></w:rPr>'), "Seen after all."),
         ("<w:p><w:pPr><w:tabs><w:tab/></w:tabs></w:pPr><w:r><w:t>No tab.</w:t></w:r></w:p>", "No tab."),
-        (f"<w:tbl><w:tr><w:trPr><w:del/></w:trPr><w:tc>{p('Gone')}</w:tc></w:tr></w:tbl>{p('Kept.')}", "Kept."),
+        (f"<w:tbl><w:tr><w:trPr><w:del/></w:trPr><w:tc>{p('Gone')}</w:tc></w:tr></w:tbl>"
+         + p("Kept."), "Kept."),
         (f"<w:sdt><w:sdtContent>{p('In a control.')}</w:sdtContent></w:sdt>", "In a control."),
     ],
 )  # fmt: skip

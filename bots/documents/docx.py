@@ -46,7 +46,7 @@ def read_docx(content: bytes) -> Article:
 
 
 def _shown(root: Any, w: str, tags: tuple[str, ...]) -> Iterator[Any]:
-    """The elements of `root` that a reader sees: no fallback beside its choice, nothing moved away or deleted."""
+    """What a reader sees of `root`: no fallback beside its choice, nothing moved away or deleted."""
     gone = {f"{_MC}Fallback", f"{w}moveFrom", f"{w}del"}
     for element in root.iter(*tags):
         above = element.iterancestors()

@@ -52,6 +52,8 @@ def read_document(
             f"{name or 'The input'} holds {len(text):,} characters, more than the "
             f"{MAX_CHARACTERS:,} that are read: split it.",
         )
+    lost = text.count("\ufffd")
+    notes = (f"Characters that can't be read and stand as \ufffd: {lost:,}.",) if lost else ()
     return Article(
         text=text,
         kind=kind,
@@ -60,7 +62,7 @@ def read_document(
         date=clean_line(found.date)[:40],
         site=clean_line(found.site)[:200],
         url=clean_line(found.url or url)[:2000],
-        notes=found.notes,
+        notes=(*found.notes, *notes),
     )
 
 

@@ -77,7 +77,7 @@ for _line in _UNITS.strip().splitlines():
 _NUMBER = regex.compile(
     r"(?<![\p{Latin}\p{Cyrillic}\p{Greek}\d_.,/])(?P<sign>[-−–](?=\d))?"
     r"(?P<money>(?:US|A|C|NZ|HK)?[$€£¥₹][ \u00a0]?)?(?P<minus>[-−](?=\d))?"
-    r"(?P<digits>\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?![\d.,]*\d)|\d+(?:[.,'’\u00a0\u202f٫٬]\d+)*)"
+    r"(?P<digits>\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?![.,]?\d)|\d+(?:[.,'’\u00a0\u202f٫٬]\d+)*)"
     r"(?P<after>[\s\u00a0-]{0,2}(?P<scale>[万萬만亿億억兆조]|\p{L}+\.?))?"
 )
 _UNIT_AFTER = regex.compile(
@@ -107,6 +107,8 @@ _ARTICLES = {
     "million": Decimal(10**6),
     "billion": Decimal(10**9),
 }
+LONGEST = 40
+"""Digits and marks of one figure; more are no figure that anybody compares."""
 SPOKEN = ("en", "fr", "es", "pt", "de", "nl", "da", "it")
 """Languages whose number words text2num knows."""
 
@@ -137,7 +139,7 @@ def decimal_mark(text: str) -> str:
     """
     votes = {".": 0, ",": 0}
     for found in regex.finditer(
-        r"(?<![\d.,])(?:\d+([.,])(?:\d{1,2}|\d{4,})|\d{1,3}([.,])\d{3}(?:\2\d{3})+)(?![\d.,]*\d)",
+        r"(?<![\d.,])(?:\d{1,15}([.,])(?:\d{1,2}|\d{4,15})|\d{1,3}([.,])\d{3}(?:\2\d{3})+)(?![.,]?\d)",
         text,
     ):
         if found[1]:
@@ -190,6 +192,8 @@ def written_figures(text: str, mark: str) -> Iterator[Figure]:
         if word := (found["scale"] or "").rstrip(".").lower():
             power = _scale(word, found["after"], bool(found["money"]))
             unit_from = found.end("after") if power else end
+        if len(digits) > LONGEST:
+            continue
         values = frozenset(_plain(value * 10**power) for value in _readings(digits, mark))
         if not values:
             continue
