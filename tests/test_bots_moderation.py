@@ -73,3 +73,28 @@ def test_a_word_of_the_card_itself_may_be_said() -> None:
 )
 def test_a_near_duplicate_is_one(first: str, second: str, same: bool) -> None:
     assert bool(repetition_faults(second, [first])) is same
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ماهی\u200cگیران می\u200cتوانند صید خود را تخلیه کنند.",  # Persian
+        "شک\u200c آمد.",
+        "शक्\u200cति और क्\u200dष",  # Hindi
+        "അവന്\u200d വന്നു",  # Malayalam
+        "nach neun Wochen Instand\u00adsetzung",
+        "Scotland \U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f won.",
+        "فتح ميناء \u2066Lisk\u2069 أبوابه.",
+        "The site now runs on Node.js and Vue.js for all.",
+        "A file called notes.txt is lost.",
+    ],
+)
+def test_what_a_language_needs_is_no_fault(text: str) -> None:
+    assert not find_faults(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["zero\u200cwidth", "a\u2066b without an end", "so\u00ad", "\u202eabc", "see node.io"]
+)
+def test_what_none_needs_still_is(text: str) -> None:
+    assert find_faults(text)

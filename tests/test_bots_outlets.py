@@ -274,3 +274,21 @@ def test_a_mistake_in_an_outlet_is_one_sentence(tables: dict[str, Any], said: st
     with pytest.raises(WrongUse) as told:
         build_outlet("mastodom", tables)
     assert said in told.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("A page. https://a.example/Heron_(bird)", ["https://a.example/Heron_(bird)"]),
+        ("Docs https://a.example/guide/#install", ["https://a.example/guide/#install"]),
+        ("詳しくは https://a.example/a。次", ["https://a.example/a"]),
+        ("「https://a.example/b」、", ["https://a.example/b"]),
+        ("See (https://a.example/x). #Golem", ["https://a.example/x", "#Golem"]),
+        ("[https://a.example/y]!", ["https://a.example/y"]),
+        ("https://a.example/x?b=1&c=2#frag done", ["https://a.example/x?b=1&c=2#frag"]),
+    ],
+)
+def test_a_link_is_marked_as_far_as_it_reaches(text: str, marked: list[str]) -> None:
+    raw = text.encode()
+    spans = [facet["index"] for facet in bluesky.build_facets(text)]
+    assert [raw[s["byteStart"] : s["byteEnd"]].decode() for s in spans] == marked

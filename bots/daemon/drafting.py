@@ -211,7 +211,9 @@ class Drafter:
         found = context.find_faults(draft.text, links=draft.links, own_words=draft.own_words)
         if draft.image is not None and not draft.alt.strip():
             found.append("The picture has no words for those who can't see it.")
-        return found + [f for f in moderation.find_faults(draft.alt, links=True) if draft.alt]
+        if draft.alt:
+            found += moderation.find_faults(draft.alt, links=True, own_words=draft.own_words)
+        return found
 
     def _put(
         self, name: str, slot: datetime, run: int, draft: Draft, outlets: list[Outlet], model: str

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bots.outlets.base import LOST, Outlet, Post
 from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
-from bots.outlets.graphemes import LINK, TAG, count_graphemes
+from bots.outlets.graphemes import TAG, count_graphemes, find_links
 from bots.outlets.network_errors import CONNECT, READ, parse_unix_time, raise_network_error
 from rig import paths
 from rig.atomic import write_text
@@ -185,15 +185,15 @@ def build_facets(text: str) -> list[Mapping[str, Any]]:
     {'byteStart': 3, 'byteEnd': 22}
     """
     found: list[Mapping[str, Any]] = []
-    for rule in (LINK, TAG):
-        for match in rule.finditer(text):
-            begin = len(text[: match.start()].encode())
-            index = {"byteStart": begin, "byteEnd": begin + len(match[0].encode())}
-            kind = "app.bsky.richtext.facet#"
-            feature = {"$type": f"{kind}link", "uri": match[0]}
-            if rule is TAG:
-                feature = {"$type": f"{kind}tag", "tag": match[1]}
-            found.append({"index": index, "features": [feature]})
+    kind, links = "app.bsky.richtext.facet#", find_links(text)
+    features = [(span, {"$type": f"{kind}link", "uri": text[slice(*span)]}) for span in links]
+    for tag in TAG.finditer(text):
+        if not any(begin <= tag.start() < end for begin, end in links):  # an anchor is no tag
+            features.append((tag.span(), {"$type": f"{kind}tag", "tag": tag[1]}))
+    for (first, last), feature in features:
+        begin = len(text[:first].encode())
+        index = {"byteStart": begin, "byteEnd": begin + len(text[first:last].encode())}
+        found.append({"index": index, "features": [feature]})
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from bots.outlets.base import LOST, Outlet, Post
 from bots.outlets.errors import Halt, NotSent, Rejected, Unclear
-from bots.outlets.graphemes import LINK, count_graphemes
+from bots.outlets.graphemes import count_graphemes, find_links
 from bots.outlets.network_errors import CONNECT, READ, raise_network_error
 from bots.outlets.same_text import is_same_text
 from rig.validation import FrozenModel
@@ -51,7 +51,9 @@ class Mastodon(Outlet):
 
     def measure_text(self, text: str) -> int:
         """Characters as a reader sees them, a link being 23."""
-        return count_graphemes(LINK.sub("_" * 23, text))
+        for begin, end in reversed(find_links(text)):
+            text = text[:begin] + "_" * 23 + text[end:]
+        return count_graphemes(text)
 
     def prepare_post(self, post: Post, media: str) -> str:
         """Upload the picture with its alt text, once."""
