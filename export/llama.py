@@ -39,12 +39,23 @@ def useful_threads(threads: int, weights: int) -> int:
     return 1 if weights < SMALL else threads
 
 
+def refuse_unloadable(path: Path) -> None:
+    """Stop where llama.cpp does not take a file that was just written; its weights stay on the disk."""
+    try:
+        with LlamaModel(path, context=0):
+            return
+    except RigError as error:
+        raise RigError(
+            f"{error.message.rstrip('.')}. Nothing was kept: the model is of a form that rig takes wrongly."
+        ) from None
+
+
 class LlamaModel:
     """One model in memory; use it as a context manager.
 
-    `vocabulary` loads only the tokenizer. `context` is the most tokens of one text. `watch` is called for
-    every operation of the computation (see `export.quantise.imatrix`). `adapter` is a GGUF LoRA applied
-    at run time.
+    `vocabulary` loads only the tokenizer. `context` is the most tokens of one text; 0: nothing is
+    computed. `watch` is called for every operation of the computation (see `export.quantise.imatrix`).
+    `adapter` is a GGUF LoRA applied at run time.
     """
 
     def __init__(
@@ -68,7 +79,7 @@ class LlamaModel:
             raise RigError(f"llama.cpp cannot load {path}: {_reason()}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        if vocabulary:
+        if vocabulary or not context:
             return
         wanted = llama_cpp.llama_context_default_params()
         wanted.n_ctx, wanted.n_batch, wanted.n_ubatch = context, BATCH, BATCH

@@ -13,7 +13,7 @@ import numpy as np
 
 from export.checkpoint import adapter as adapters
 from export.checkpoint.architecture import OutputTensor
-from export.checkpoint.tokenizer import read_json
+from export.checkpoint.config import read_adapter_config
 from export.gguf import metadata
 from export.gguf.convert import unpermute_rope
 from export.plan import ExportedFile, ExportPlan, file_sha256
@@ -28,7 +28,7 @@ def write_lora_gguf(plan: ExportPlan, path: Path) -> ExportedFile:
         raise WrongUse(
             f"{plan.source.name} has no adapter: --adapter wants a run or an adapter folder."
         )
-    alpha = float(read_json(plan.source.adapter / adapters.CONFIG).get("lora_alpha", 8))
+    alpha = float(read_adapter_config(plan.source.adapter).get("lora_alpha", 8))
     pairs = {}
     for part in plan.parts:
         change = plan.changes.get(part.source or "")

@@ -17,8 +17,9 @@ from typing import Any
 from gguf import GGMLQuantizationType
 
 from export.checkpoint.architecture import OutputTensor
+from export.checkpoint.config import read_json
 from export.checkpoint.safetensors import INDEX, SINGLE
-from export.checkpoint.tokenizer import chat_template, read_json
+from export.checkpoint.tokenizer_files import chat_template
 from export.gguf.convert import ConversionPass, OutputFile, tensor_bytes
 from export.plan import HEADROOM, ExportPlan, refuse_full_disk
 from export.progress import ProgressBar

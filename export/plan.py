@@ -15,12 +15,13 @@ import gguf
 from export.checkpoint import adapter as adapters
 from export.checkpoint import tokenizer as checkpoint_tokenizer
 from export.checkpoint.architecture import CheckpointModel, OutputTensor
+from export.checkpoint.config import read_json
 from export.checkpoint.safetensors import StoredTensor, folder_weights, refuse_odd_types, same_bytes
 from export.checkpoint.source import ExportSource
-from export.checkpoint.tokenizer import read_json
 from export.gguf import metadata
 from export.gguf import writer as gguf_writer
 from export.gguf.convert import ConversionPass, OutputFile
+from export.llama import refuse_unloadable
 from export.progress import ProgressBar
 from export.quantise import quant_types
 from export.quantise.ggml import Floats
@@ -130,6 +131,8 @@ def write_gguf_files(
             targets.append(target)
         with ProgressBar(work.parameter_count, len(plan.parts), title=title) as bar:
             work.write_tensors(targets, threads, bar)
+        for path in temporary.values():
+            refuse_unloadable(path)
         for quant, path in temporary.items():
             made.append(ExportedFile(outputs[quant], quant, path.stat().st_size, file_sha256(path)))
     return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,7 +59,7 @@ class Run:
             )
         try:
             found = json.loads(record.read_text("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RigError(f"{record} is damaged ({error}): restore it or train again.") from error
         if not isinstance(found, dict) or found.get("state") not in STATES:
             raise RigError(f"{record} names no known state: restore it or train again.")
@@ -86,8 +87,15 @@ class Run:
 
     def gguf_files(self) -> list[Path]:
         """The exported models, the last exported first."""
-        named = [self.path / str(item["file"]) for item in self.record.get("exports", [])]
-        return [path for path in reversed(named) if path.is_file()]
+        exports = self.record.get("exports", [])
+        if not isinstance(exports, list) or not all(
+            isinstance(item, dict) and isinstance(item.get("file"), str) for item in exports
+        ):
+            raise RigError(
+                f"{self.path / RECORD} is damaged (exports): restore it or export again."
+            )
+        named = [self.path / item["file"] for item in exports]
+        return [path for path in reversed(named) if os.path.isfile(path)]  # any text is asked
 
     def update_record(self, state: str | None = None, **fields: Any) -> None:
         """Write `fields` (and the new state) into `run.json` at once; dictionaries are merged."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from export import plan as export_plan
-from export.checkpoint import source, tokenizer
+from export.checkpoint import source, tokenizer, tokenizer_files
 from export.llama import LlamaModel
 from export.verify.tokens import sample_texts
 from rig.errors import RigError
@@ -175,7 +175,7 @@ def test_several_templates_keep_their_names(tmp_path: Path) -> None:
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "chat_template.jinja").write_text("one", "utf-8")
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("two", "utf-8")
-    assert tokenizer.chat_template(tmp_path) == [
+    assert tokenizer_files.chat_template(tmp_path) == [
         {"name": "default", "template": "one"},
         {"name": "tool_use", "template": "two"},
     ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -12,6 +15,8 @@ from hypothesis import strategies as st
 
 from rig.errors import RigError
 from rig.model import gguf as model_gguf
+from serve.hardware.machine import Machine
+from serve.hardware.memory import fit_context
 from support.gguf_files import write_shaped
 
 
@@ -99,6 +104,60 @@ def test_a_damaged_header_never_does_worse_than_a_sentence(
     path.write_bytes(data)
     with pytest.raises(RigError):
         model_gguf.read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("llama.block_count", 2**31 - 1, r"2,147,483,647 layers"),
+        ("llama.block_count", 2**32 - 1, r"block_count is no size"),
+        ("llama.embedding_length", -5, r"embedding_length is no size"),
+        ("llama.attention.head_count", "many", r"head_count is no size"),
+        ("llama.attention.head_count_kv", [2, -1], r"head_count_kv holds no sizes"),
+        ("llama.feed_forward_length", ["x"], r"feed_forward_length holds no sizes"),
+        ("llama.context_length", 0.5, r"context_length is no size"),
+    ],
+)
+def test_what_a_file_claims_of_itself_is_held_to_what_a_model_can_be(
+    small: Path, key: str, value: object, says: str
+) -> None:
+    header = model_gguf.read_header(small)
+    claims = replace(header, metadata=header.metadata | {key: value})
+    with pytest.raises(RigError, match=says):
+        fit_context(claims, Machine(4, 4, 4, None, 2**34, 2**34))
+
+
+def test_a_context_of_two_billion_tokens_is_weighed_at_once(small: Path) -> None:
+    header = model_gguf.read_header(small)
+    claims = replace(header, metadata=header.metadata | {"llama.context_length": 2**31 - 1})
+    box, started = Machine(4, 4, 4, None, 2**34, 2**34), time.process_time()
+    assert fit_context(claims, box).context == 16_384
+    assert fit_context(claims, box, 2**24, cache="q4_0").context == 2**24
+    assert time.process_time() - started < 2
+
+
+def test_a_pipe_and_a_device_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "zero.gguf").symlink_to("/dev/zero")
+    for name in ("pipe.gguf", "zero.gguf"):
+        with pytest.raises(RigError, match="a pipe or a device"):
+            model_gguf.read_header(tmp_path / name)
+
+
+def test_arrays_of_all_keys_together_are_bounded(tmp_path: Path) -> None:
+    """Small numbers take thirty times their bytes once they are Python's."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    for n in range(model_gguf.MOST_KEPT // model_gguf.KEPT + 2):
+        writer.add_array(f"x.{n}", [True] * model_gguf.KEPT)
+    writer.add_tensor("a", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = model_gguf.read_header(tmp_path / "m.gguf").metadata
+    kept = [value for value in found.values() if isinstance(value, list)]
+    assert sum(map(len, kept)) == model_gguf.MOST_KEPT
+    assert list(found.values())[-1] == model_gguf.KEPT
 
 
 def test_a_split_model_is_all_its_parts(small: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,13 +59,13 @@ def fetch(text: str, told: list[tuple[str, int, int]] | None = None) -> Path:
 def gguf_file(path: Path, **keys: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(4096)
-    writer.add_block_count(2)
-    writer.add_embedding_length(64)
-    writer.add_head_count(4)
-    writer.add_file_type(7)
-    for key, value in keys.items():
-        writer.add_string(key.replace("__", "."), value)
+    known = {
+        "llama.context_length": 4096, "llama.block_count": 2, "llama.embedding_length": 64,
+        "llama.attention.head_count": 4, "general.file_type": 7,
+    }  # fmt: skip
+    for key, value in (known | keys).items():
+        add = writer.add_string if isinstance(value, str) else writer.add_uint32
+        add(key.replace("__", "."), value)
     writer.add_tensor("token_embd.weight", np.zeros((256, 64), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -265,6 +266,26 @@ def test_all_models_are_listed_with_what_they_need(elsewhere: Path) -> None:
     for row in rows.values():
         if row["quant"] != "?":
             assert catalogue.find_model_file(row["name"]), "every name that is shown can be used"
+
+
+def test_a_bad_file_never_hides_the_others(elsewhere: Path) -> None:
+    good = gguf_file(Path("here/good.gguf"))
+    raw = good.read_bytes()
+    Path("here/cut.gguf").write_bytes(raw[:200])
+    Path("here/empty.gguf").touch()
+    Path("here/folder.gguf").mkdir()
+    Path("here/gone.gguf").symlink_to("nowhere")
+    Path("here/loop.gguf").symlink_to("loop.gguf")
+    os.mkfifo("here/pipe.gguf")
+    Path("here/zero.gguf").symlink_to("/dev/zero")
+    gguf_file(Path("here/layers.gguf"), **{"llama.block_count": 2**31 - 1})
+    gguf_file(Path("here/heads.gguf"), **{"llama.attention.head_count": "x"})
+    gguf_file(Path("here/parts-00001-of-04000.gguf"), **{"split.count": 4000})
+    rows = {Path(row.path).name: row for row in catalogue.list_models([Path("here")])}
+    assert len(rows) == 11
+    assert rows["good.gguf"].fits > 0
+    assert all(row.note.endswith(".") for name, row in rows.items() if name != "good.gguf"), rows
+    assert len(catalogue.format_models(list(rows.values()))) == 12
 
 
 def test_the_listing_is_text_for_a_person(elsewhere: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_files_of_the_index_count_and_no_others(tmp_path: Path) -> None:
     with pytest.raises(RigError, match=r"model-2\.safetensors is damaged"):
         base_weights.fingerprint_weights(tmp_path)
     (tmp_path / base_weights.INDEX).write_text("{", "utf-8")
-    with pytest.raises(RigError, match="download the model again"):
+    with pytest.raises(RigError, match="download it again"):
         base_weights.fingerprint_weights(tmp_path)
 
 

@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex  # type: ignore[import-untyped]
 
+from export.checkpoint.config import ADAPTER as CONFIG
+from export.checkpoint.config import read_adapter_config
 from export.checkpoint.safetensors import StoredTensor, file_weights, read_tensor, refuse_odd_types
-from export.checkpoint.tokenizer import read_json
 from export.quantise.ggml import Floats
 from rig.errors import RigError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
+PATIENCE = 1.0
+"""Seconds that one pattern of an adapter may take for one module."""
 KEPT = 8
 """Matrices kept in memory: those of the tensors that the threads are at, and some."""
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -64,6 +68,10 @@ class Change:
 
     def apply_to_rows(self, rows: Floats, first: int) -> None:
         """Change `rows` ((some rows, columns), float32, those from `first` on) in place."""
+        with np.errstate(all="ignore"):  # what is not finite is told of where it is stored
+            self._apply(rows, first)
+
+    def _apply(self, rows: Floats, first: int) -> None:
         if self.a is not None and self.b is not None:
             here = slice(first, first + len(rows))
             down, up = self.read(self.a), self.read(self.b)
@@ -98,7 +106,7 @@ class Adapter:
 
 def load_adapter(folder: Path) -> Adapter:
     """Read an adapter; what rig cannot merge exactly ends in a sentence that names it."""
-    config = read_json(folder / CONFIG)
+    config = read_adapter_config(folder)
     if not config:
         raise RigError(f"{folder} is not an adapter: it has no {CONFIG}.")
     weights = folder / WEIGHTS
@@ -185,6 +193,11 @@ def _refuse(config: dict[str, Any], folder: Path) -> None:
 def _add(adapter: Adapter, config: dict[str, Any], name: str, tensor: StoredTensor) -> None:
     path = name.removeprefix("base_model.model.").replace("language_model.", "")
     path = path.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+    if not 1 <= len(tensor.shape) <= 2 or 0 in tensor.shape:
+        raise RigError(
+            f"{adapter.folder / WEIGHTS} is damaged ({name} has the shape {list(tensor.shape)}): save the "
+            f"adapter anew, from a model that is whole in one process."
+        )
     match = re.fullmatch(
         r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
         r"(?:\.default)?(\.weight|\.bias)?",
@@ -214,14 +227,29 @@ def _add(adapter: Adapter, config: dict[str, Any], name: str, tensor: StoredTens
 
 def lora_scale(config: dict[str, Any], module: str) -> float:
     """What the product B·A is multiplied with: alpha/r, or alpha/sqrt(r) for rsLoRA."""
-    rank = int(_pattern(config.get("rank_pattern"), module, config.get("r", 8)))
-    alpha = float(_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
+    rank = int(match_pattern(config.get("rank_pattern"), module, config.get("r", 8)))
+    alpha = float(match_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
-def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
+@lru_cache(2048)
+def _compiled(pattern: str) -> Any:
+    return regex.compile(rf"(.*\.)?({pattern})$")
+
+
+def match_pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
     """PEFT's rule: the first pattern that matches the end of the module's name."""
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
+        try:  # `regex`, because a pattern from anywhere may take for ever and only it can be stopped
+            if _compiled(pattern).match(module, timeout=PATIENCE):
+                return value
+        except TimeoutError:
+            raise RigError(
+                f"{CONFIG} has a pattern that takes longer than {PATIENCE:g} s to match "
+                f"({pattern!r:.80}): name the modules plainly."
+            ) from None
+        except regex.error as error:
+            raise RigError(
+                f"{CONFIG} has {pattern!r:.80}, which is no pattern ({error}): correct it."
+            ) from None
     return default

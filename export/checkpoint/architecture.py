@@ -15,6 +15,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+from export.checkpoint.config import ModelConfig, check_typed
 from export.quantise.ggml import Floats
 from export.quantise.quant_types import MixShape, tensor_order
 from rig.errors import RigError
@@ -85,6 +86,7 @@ class CheckpointModel:
     """One configuration, understood; `config` has every default filled in."""
 
     def __init__(self, config: Config, where: str) -> None:
+        config = check_typed(config, ModelConfig, f"{where}/config.json")
         name = (config.get("architectures") or ["?"])[0]
         if name not in ARCHITECTURES:
             raise RigError(
@@ -98,19 +100,25 @@ class CheckpointModel:
             )
         self.name = name
         self.architecture = ARCHITECTURES[name]
-        given = config | config.get("text_config", {})
+        given = config | (config.get("text_config") or {})
         self.config = dict(self.architecture.defaults) | {
             key: value for key, value in given.items() if value is not None
         }
         try:
-            self.layers = int(self.config["num_hidden_layers"])
-            self.heads = int(self.config["num_attention_heads"])
-            self.hidden = int(self.config["hidden_size"])
-            self.vocabulary = int(self.config["vocab_size"])
-        except (KeyError, TypeError, ValueError) as error:
+            self.layers: int = self.config["num_hidden_layers"]
+            self.heads: int = self.config["num_attention_heads"]
+            self.hidden: int = self.config["hidden_size"]
+            self.inner: int = self.config["intermediate_size"]
+            self.vocabulary: int = self.config["vocab_size"]
+        except KeyError as error:
             raise RigError(f"{where}: config.json lacks {error}: download it again.") from error
-        self.kv_heads = int(self.config.get("num_key_value_heads") or self.heads)
-        self.head_dim = int(self.config.get("head_dim") or self.hidden // self.heads)
+        self.kv_heads: int = self.config.get("num_key_value_heads") or self.heads
+        self.head_dim: int = self.config.get("head_dim") or self.hidden // self.heads
+        if self.heads % self.kv_heads or not self.head_dim or self.head_dim % 2:
+            raise RigError(
+                f"{where}: config.json has {self.heads} heads for {self.hidden} numbers and "
+                f"{self.kv_heads} of keys, which is no model: download it again."
+            )
         self.tied = bool(self.config.get("tie_word_embeddings", False))
         self.rope, self.rope_local = _rope(self.config, name)
 
@@ -154,7 +162,7 @@ class CheckpointModel:
     def _complete(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Every tensor that the configuration promises is there and has the size it says."""
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        inner = int(self.config["intermediate_size"])
+        inner, normed = self.inner, self.architecture.gguf in (_ARCH.QWEN3, _ARCH.GEMMA3)
         wanted: dict[str, tuple[int, ...]] = {
             "token_embd.weight": (self.vocabulary, self.hidden),
             "output_norm.weight": (self.hidden,),
@@ -169,15 +177,38 @@ class CheckpointModel:
                 f"blk.{layer}.ffn_up.weight": (inner, self.hidden),
                 f"blk.{layer}.ffn_down.weight": (self.hidden, inner),
                 f"blk.{layer}.attn_norm.weight": (self.hidden,),
+                f"blk.{layer}.ffn_norm.weight": (self.hidden,),
             }
-        if not self.tied:
-            wanted["output.weight"] = (self.vocabulary, self.hidden)
-        for name, shape in wanted.items():
-            if name not in shapes:
-                raise RigError(f"The weights lack {name} (as GGUF calls it): download them again.")
-            if shapes[name] != shape:
+            if normed:
+                wanted |= {
+                    f"blk.{layer}.attn_q_norm.weight": (self.head_dim,),
+                    f"blk.{layer}.attn_k_norm.weight": (self.head_dim,),
+                }
+            if self.architecture.gguf == _ARCH.GEMMA3:
+                wanted |= {
+                    f"blk.{layer}.post_attention_norm.weight": (self.hidden,),
+                    f"blk.{layer}.post_ffw_norm.weight": (self.hidden,),
+                }
+        optional = {
+            name.replace(".weight", ".bias"): shape[:1]
+            for name, shape in wanted.items()
+            if name.startswith("blk.") and "norm" not in name
+        }
+        optional |= {"rope_freqs.weight": (self.head_dim // 2,)}
+        (optional if self.tied else wanted)["output.weight"] = (self.vocabulary, self.hidden)
+        if missing := sorted(set(wanted) - set(shapes)):
+            raise RigError(
+                f"The weights lack {missing[0]} (as GGUF calls it): download them again."
+            )
+        for name, shape in shapes.items():
+            right = wanted.get(name) or optional.get(name)
+            if right is None:
                 raise RigError(
-                    f"{name} is {_size(shapes[name])} in the weights but {_size(shape)} by "
+                    f"The weights hold {name} (as GGUF calls it), which no {self.name} has."
+                )
+            if shape != right:
+                raise RigError(
+                    f"{name} is {_size(shape)} in the weights but {_size(right)} by "
                     f"config.json: the two do not belong together."
                 )
 
@@ -187,7 +218,7 @@ class CheckpointModel:
         writer.add_block_count(self.layers)
         writer.add_context_length(int(config["max_position_embeddings"]))
         writer.add_embedding_length(self.hidden)
-        writer.add_feed_forward_length(int(config["intermediate_size"]))
+        writer.add_feed_forward_length(self.inner)
         writer.add_head_count(self.heads)
         writer.add_head_count_kv(self.kv_heads)
         kind, factor = rope.get("rope_type"), rope.get("factor")
@@ -228,6 +259,10 @@ def rope_factors(rope: Mapping[str, Any], dimensions: int) -> Floats | None:
         return None
     one, factor = np.float32(1), np.float32(rope.get("factor", 8.0))
     low, high = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
+    if high <= low:
+        raise RigError(
+            f"config.json stretches its positions from {low} to {high} (rope_scaling), which is no range."
+        )
     trained = rope.get("original_max_position_embeddings", 8192)
     steps = (np.arange(0, dimensions, 2, dtype=np.float32) / np.float32(dimensions)).astype(float)
     factors = []

@@ -7,22 +7,25 @@ file before anything is written anywhere.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from export.quantise import ggml
 from rig.errors import RigError
+from rig.model.foreign import open_regular, parse_json_object, read_json_object
 
 WIDTH = {"BF16": 2, "F16": 2, "F32": 4}
 """Bytes of one number, for the types that weights may have."""
+MOST_HEADER = 100 << 20
+"""Bytes of the largest header, by the format's own rule."""
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -53,12 +56,13 @@ def folder_weights(folder: Path) -> dict[str, StoredTensor]:
         if not single.is_file():
             raise RigError(_no_weights(folder))
         return file_weights(single)
-    try:
-        where: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RigError(f"{index} is damaged ({error!r}): download it again.") from error
+    where = read_json_object(index).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise RigError(f"{index} is damaged (it has no weight_map): copy or download it again.")
+    for shard in where.values():
+        _refuse_outside(shard, index)
     shards = sorted(set(where.values()))
-    if missing := [name for name in shards if not (folder / name).is_file()]:
+    if missing := [name for name in shards if not os.path.isfile(folder / name)]:
         raise RigError(
             f"{folder} lacks {len(missing)} of its {len(shards)} weight files "
             f"({', '.join(missing[:3])}): download it again."
@@ -76,26 +80,27 @@ def folder_weights(folder: Path) -> dict[str, StoredTensor]:
 
 def file_weights(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file; a damaged or cut file ends in a sentence."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8 or length > 100 << 20:
+        if size < 8 or length > min(size - 8, MOST_HEADER):
             raise RigError(_damaged(path, "its header is cut off"))
         try:
-            header = json.loads(file.read(length))
-            entries = {k: v for k, v in header.items() if k != "__metadata__"}
-            tensors = {
-                name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            header = parse_json_object(file.read(length), path)
+        except RigError as error:
             raise RigError(_damaged(path, "its header makes no sense")) from error
-    for name, tensor in tensors.items():
-        begin, end = entries[name]["data_offsets"]
-        wanted = math.prod(tensor.shape) * WIDTH.get(tensor.dtype, 0)
-        if tensor.dtype in WIDTH and end - begin != wanted:
-            raise RigError(_damaged(path, f"{name} has {end - begin} bytes, not {wanted}"))
-        if 8 + length + end > size:
+    header.pop("__metadata__", None)
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        tensors[name], end = _tensor(name, entry, path, 8 + length)
+        if end > size:
             raise RigError(_damaged(path, f"it ends at byte {size}, in the middle of {name}"))
+        spans.append((tensors[name].offset, end, name))
+    at = 8 + length
+    for begin, end, name in sorted(spans):  # the format has neither gaps nor overlaps
+        if begin != at:
+            raise RigError(_damaged(path, f"{name} begins at byte {begin}, not {at}"))
+        at = end
     return tensors
 
 
@@ -176,16 +181,35 @@ def refuse_odd_types(tensors: Mapping[str, StoredTensor], folder: Path) -> None:
         )
 
 
-def _tensor(name: str, entry: dict[str, object], path: Path, base: int) -> StoredTensor:
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
-        raise TypeError(name)
+def _tensor(name: str, entry: object, path: Path, base: int) -> tuple[StoredTensor, int]:
+    """The tensor that an entry of the header tells of, and the byte of the file that it ends at."""
+    if not isinstance(entry, dict):
+        raise RigError(_damaged(path, f"{name} is no entry of a header"))
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets):
+        raise RigError(_damaged(path, f"{name} lacks a type, a shape or a place"))
+    if len(shape) > 8 or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise RigError(_damaged(path, f"{name} has no shape or place that makes sense"))
     begin, end = offsets
-    if not 0 <= int(begin) <= int(end):
-        raise ValueError(name)
-    return StoredTensor(
-        name, str(entry["dtype"]), tuple(int(n) for n in shape), path, base + int(begin)
-    )
+    wanted = math.prod(shape) * WIDTH.get(dtype, 0)
+    if dtype in WIDTH and end - begin != wanted:
+        raise RigError(_damaged(path, f"{name} has {end - begin} bytes, not {wanted}"))
+    return StoredTensor(name, dtype, tuple(shape), path, base + begin), base + end
+
+
+def _are_sizes(found: object) -> TypeGuard[list[int]]:
+    return isinstance(found, list) and all(type(n) is int and 0 <= n < 2**63 for n in found)
+
+
+def _refuse_outside(shard: object, index: Path) -> None:
+    """A shard lies in the folder of its index or below; anything else is somebody else's file."""
+    name = shard if isinstance(shard, str) else ""
+    odd = not name or name.startswith("/") or ".." in name.split("/") or set(name) & set("\\:\0")
+    if odd:
+        raise RigError(
+            f"{index} names a weight file outside its folder ({shard!r:.80}): rig reads only what "
+            f"lies beside it."
+        )
 
 
 def _damaged(path: Path, how: str) -> str:

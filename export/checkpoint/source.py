@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.checkpoint.adapter import CONFIG as ADAPTER_CONFIG
 from export.checkpoint.architecture import CheckpointModel
-from export.checkpoint.tokenizer import read_json
+from export.checkpoint.config import ADAPTER as ADAPTER_CONFIG
+from export.checkpoint.config import read_adapter_config, read_model_config
 from rig import runs
 from rig.errors import RigError, WrongUse
 from rig.model import toy
@@ -17,7 +17,7 @@ from rig.model.reply_format import ReplyFormat
 from rig.paths import shell_word
 from rig.runs import Run
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]{0,95}/\w[\w.-]{0,95}(?<![.-])", re.ASCII)
 HUB_FILES = [
     "*.safetensors", "model.safetensors.index.json", "*config.json", "tokenizer*", "*.jinja",
     "special_tokens_map.json", "added_tokens.json", "chat_template.json", "vocab.json", "merges.txt",
@@ -70,7 +70,7 @@ def find_source(
             check_base_weights(run, found.folder)
         return found
     if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
-        named = base or str(read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+        named = base or str(read_adapter_config(path).get("base_model_name_or_path") or "")
         if not named:
             raise WrongUse(f"{path} is an adapter that names no base: give it with --base.")
         return _put(path.resolve().name, named, path)
@@ -136,7 +136,7 @@ def _refuse_other_family(adapter: Path, folder: Path) -> None:
 
     Shapes are compared later, but two architectures may share them all, and the sum would babble.
     """
-    named = str(read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    named = str(read_adapter_config(adapter).get("base_model_name_or_path") or "")
     if (theirs := local_model_folder(named) if named else None) is None:
         return
     one, other = (_family(place) for place in (theirs, folder))
@@ -148,7 +148,7 @@ def _refuse_other_family(adapter: Path, folder: Path) -> None:
 
 
 def _family(folder: Path) -> str:
-    name = str((read_json(folder / "config.json").get("architectures") or ["?"])[0])
+    name = str((read_model_config(folder).get("architectures") or ["?"])[0])
     return name.split("For")[0]
 
 
@@ -168,7 +168,7 @@ def _download(model: str) -> Path:
                 f"downloaded folder."
             )
         CheckpointModel(
-            read_json(folder / "config.json"), model
+            read_model_config(folder), model
         )  # refused before gigabytes come for nothing
         return Path(snapshot_download(model, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError:

@@ -6,7 +6,6 @@ what it does: a hash of token ids misses as soon as a tokenizer was saved again 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,22 @@ from typing import Any
 import gguf
 from gguf import TokenType
 
+from export.checkpoint.config import (
+    read_generation_config,
+    read_model_config,
+    read_tokenizer_config,
+)
+from export.checkpoint.tokenizer_files import (
+    PIECES,
+    build_tokenizer,
+    chat_template,
+    pre_tokenizer_name,
+    read_added_tokens,
+    read_tokenizer,
+)
 from rig.errors import RigError
 
 Json = dict[str, Any]
-
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_FRONT = r"[^\r\n\p{L}\p{N}]?"
-PATTERNS = {
-    _WORDS.replace("DIGITS", "{1,3}"): "llama-bpe",
-    _WORDS.replace("DIGITS", ""): "qwen2",
-    f"{_FRONT}{_UPPER}*{_LOWER}+|{_FRONT}{_UPPER}+{_LOWER}*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
-}
-"""Regular expressions that llama.cpp has built in, by the name it gives them."""
 
 KNOWN_ENDS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>",
@@ -87,12 +85,10 @@ def load_vocabulary(
 
     `template_from`: a folder whose chat template wins, such as the adapter's, which was trained with it.
     """
-    config = read_json(folder / "tokenizer_config.json")
-    whole = read_json(folder / "tokenizer.json")
-    pieces = folder / "tokenizer.model"
-    if not pieces.is_file():
-        _refuse_unknown(folder, whole)
-    tokenizer = load_tokenizer(folder) if whole else None
+    config = read_tokenizer_config(folder)
+    whole = read_tokenizer(folder)
+    pieces = folder / PIECES
+    tokenizer = build_tokenizer(whole, folder) if whole else None
     if pieces.is_file():
         found = _sentencepiece(folder, config, size)
     elif whole["model"].get("byte_fallback"):
@@ -107,85 +103,6 @@ def load_vocabulary(
     found.template = (chat_template(template_from) if template_from else None) or chat_template(
         folder
     )
-    return found
-
-
-def chat_template(folder: Path) -> str | list[dict[str, str]] | None:
-    """The chat template of a folder, wherever the version of transformers that saved it put it."""
-    config = read_json(folder / "tokenizer_config.json")
-    if config.get("chat_template"):
-        return config["chat_template"]  # type: ignore[no-any-return]
-    single = folder / "chat_template.jinja"
-    if single.is_file():
-        text = single.read_text("utf-8")
-        others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-        if not others:
-            return text
-        named = [{"name": path.stem, "template": path.read_text("utf-8")} for path in others]
-        return [{"name": "default", "template": text}, *named]
-    found: str | None = read_json(folder / "chat_template.json").get("chat_template")
-    return found
-
-
-def read_json(path: Path) -> Json:
-    """A JSON object, `{}` where there is no file."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise RigError(f"{path} is damaged ({error}): download it again.") from error
-    if not isinstance(found, dict):
-        raise RigError(f"{path} is damaged (no JSON object): download it again.")
-    return found
-
-
-def pre_tokenizer_name(whole: Json, where: Path) -> str:
-    """llama.cpp's name for the way a byte-level tokenizer cuts text before it merges.
-
-    >>> steps = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"}]
-    >>> pre_tokenizer_name({"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}, Path("x"))
-    'smollm'
-    """
-    step = whole.get("pre_tokenizer") or {}
-    steps = step.get("pretokenizers", [step])
-    if not any(one.get("add_prefix_space") for one in steps):
-        match [one.get("type") for one in steps]:
-            case ["Split", "ByteLevel"]:
-                name = PATTERNS.get(steps[0].get("pattern", {}).get("Regex", ""), "")
-                if name == "llama-bpe" and not whole.get("model", {}).get("ignore_merges"):
-                    return "smaug-bpe"  # the same cuts, without taking whole words first
-                if name and not steps[1].get("use_regex", False):
-                    return name
-            case ["ByteLevel"] if steps[0].get("use_regex", True):
-                return "gpt-2"
-            case ["Digits", "ByteLevel"] if steps[0].get("individual_digits"):
-                return "smollm"
-    raise RigError(
-        f"{where} cuts text in a way that llama.cpp has no name for (pre_tokenizer: "
-        f"{json.dumps(step)[:200]}): take the tokenizer files of the base model."
-    )
-
-
-def _refuse_unknown(folder: Path, whole: Json) -> None:
-    """Stop where tokenizer.json, the only file, is absent or of a kind that GGUF cannot hold."""
-    if not whole:
-        raise RigError(
-            f"{folder} has no tokenizer (tokenizer.json or tokenizer.model): copy the base model's there."
-        )
-    if (kind := whole["model"].get("type")) != "BPE":
-        raise RigError(
-            f"{folder}/tokenizer.json is a {kind} tokenizer; rig exports BPE and SentencePiece ones."
-        )
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The `tokenizers.Tokenizer` of a folder, cutting texts of any length; half a second for Llama 3's."""
-    from tokenizers import Tokenizer
-
-    found = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    found.no_truncation()
-    found.no_padding()
     return found
 
 
@@ -237,32 +154,31 @@ def _sentencepiece(folder: Path, config: Json, size: int) -> Vocabulary:
     from sentencepiece import SentencePieceProcessor
 
     path = folder / "tokenizer.model"
-    pieces = SentencePieceProcessor()
+    pieces, found = SentencePieceProcessor(), _blank(size)
     try:
         pieces.LoadFromFile(str(path))
-    except (RuntimeError, OSError) as error:
+        for number in range(min(pieces.vocab_size(), size)):
+            kind = TokenType.NORMAL
+            if pieces.IsUnknown(number):
+                kind = TokenType.UNKNOWN
+            elif pieces.IsControl(number):
+                kind = TokenType.CONTROL
+            elif pieces.IsUnused(number):
+                kind = TokenType.UNUSED
+            elif pieces.IsByte(number):
+                kind = TokenType.BYTE
+            found.tokens[number] = pieces.IdToPiece(number)
+            found.scores[number] = pieces.GetScore(number)
+            found.kinds[number] = int(kind)
+    except (RuntimeError, OSError, ValueError, IndexError) as error:
         raise RigError(
             f"{path} is no SentencePiece model ({error}): remove it if tokenizer.json lies beside it, "
             f"or download it again."
         ) from error
-    found = _blank(size)
-    for number in range(min(pieces.vocab_size(), size)):
-        kind = TokenType.NORMAL
-        if pieces.IsUnknown(number):
-            kind = TokenType.UNKNOWN
-        elif pieces.IsControl(number):
-            kind = TokenType.CONTROL
-        elif pieces.IsUnused(number):
-            kind = TokenType.UNUSED
-        elif pieces.IsByte(number):
-            kind = TokenType.BYTE
-        found.tokens[number] = pieces.IdToPiece(number)
-        found.scores[number] = pieces.GetScore(number)
-        found.kinds[number] = int(kind)
-    for text, number in read_json(folder / "added_tokens.json").items():
+    for text, number in read_added_tokens(folder).items():
         if number < size:
             _put(found, number, text, int(TokenType.USER_DEFINED))
-    for key, entry in config.get("added_tokens_decoder", {}).items():
+    for key, entry in (config.get("added_tokens_decoder") or {}).items():
         if int(key) < size:
             text = entry["content"]
             kind = _added_kind(entry, text)
@@ -332,8 +248,8 @@ def _put(found: Vocabulary, number: int, text: str, kind: int) -> None:
 
 def _special(found: Vocabulary, folder: Path, config: Json, whole: Json, tokenizer: Any) -> None:
     """Which ids are special, which of them the tokenizer adds by itself, and what else ends a reply."""
-    model = read_json(folder / "config.json")
-    model = model | model.get("text_config", {})
+    model = read_model_config(folder)
+    model = model | (model.get("text_config") or {})
     added = {one["content"]: one["id"] for one in whole.get("added_tokens", [])}
     for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"):
         text = config.get(f"{name}_token")
@@ -342,17 +258,15 @@ def _special(found: Vocabulary, folder: Path, config: Json, whole: Json, tokeniz
         if isinstance(number, int) and 0 <= number < len(found.tokens):
             found.special[name] = number
     found.adds = _adds(found, config, whole, tokenizer)
-    generation = read_json(folder / "generation_config.json").get("eos_token_id")
-    ends = generation if isinstance(generation, list) else [generation]
-    if "eos" not in found.special and isinstance(ends[0], int):
+    generation = read_generation_config(folder).get("eos_token_id")
+    given = generation if isinstance(generation, list) else [generation]
+    ends: list[int] = [n for n in given if n is not None and 0 <= n < len(found.tokens)]
+    if "eos" not in found.special and ends:
         found.special["eos"] = ends[0]
     unknown = [
         number
         for number in ends
-        if isinstance(number, int)
-        and number < len(found.tokens)
-        and number != found.special.get("eos")
-        and found.tokens[number] not in KNOWN_ENDS
+        if number != found.special.get("eos") and found.tokens[number] not in KNOWN_ENDS
     ]
     found.special |= dict(zip(("eot", "eom"), unknown, strict=False))
 
@@ -363,7 +277,10 @@ def _adds(found: Vocabulary, config: Json, whole: Json, tokenizer: Any) -> dict[
         flags = {"bos": config.get("add_bos_token"), "eos": config.get("add_eos_token")}
         return {name: value for name, value in flags.items() if isinstance(value, bool)}
     ids = tokenizer.encode("x").ids
-    adds = {"bos": ids[0] == found.special.get("bos"), "eos": ids[-1] == found.special.get("eos")}
+    adds = {
+        "bos": ids[:1] == [found.special.get("bos")],
+        "eos": ids[-1:] == [found.special.get("eos")],
+    }
     step = whole.get("post_processor") or {}
     templates = [
         one for one in step.get("processors", [step]) if one.get("type") == "TemplateProcessing"

@@ -7,13 +7,19 @@ generation_config.json), with the run's name and its base in their places where 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 import rig
+from export.checkpoint.config import read_generation_config
 from export.checkpoint.source import ExportSource
-from export.checkpoint.tokenizer import read_json
+from rig.errors import RigError
+from rig.model.foreign import read_foreign_text
 
+MOST_CARD, MOST_PARTS = 1 << 20, 10_000
+"""Bytes of a README.md, and things that its head names."""
 SAMPLING = {
     "sampling_top_k": "top_k",
     "sampling_top_p": "top_p",
@@ -28,14 +34,24 @@ def write_general_keys(writer: gguf.GGUFWriter, source: ExportSource, parameters
     """Write the general keys; `parameters` is the number of weights."""
     folder = source.folder
     named = Path(source.hub_id or folder.resolve().name)
-    metadata = gguf.Metadata.apply_metadata_heuristic(
-        gguf.Metadata(),
-        gguf.Metadata.load_model_card(folder),
-        gguf.Metadata.load_hf_parameters(folder),
-        named,
-        parameters,
-    )
-    advice = read_json(folder / "generation_config.json")
+    try:
+        metadata = gguf.Metadata.apply_metadata_heuristic(
+            gguf.Metadata(),
+            _read_card(folder),
+            gguf.Metadata.load_hf_parameters(folder),
+            named,
+            parameters,
+        )
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, YAMLError) as error:
+        raise RigError(
+            f"{folder / 'README.md'} has a head that can't be read ({str(error)[:200]}): mend or remove it."
+        ) from error
+    for name, value in vars(metadata).items():
+        if isinstance(value, dict):
+            setattr(metadata, name, None)
+        elif name in ("license", "tags", "languages") and isinstance(value, list):
+            setattr(metadata, name, [one for one in value if isinstance(one, str)] or None)
+    advice = read_generation_config(folder)
     for name, key in SAMPLING.items():
         setattr(metadata, name, advice.get(key))
     if source.adapter is not None:
@@ -49,6 +65,28 @@ def write_general_keys(writer: gguf.GGUFWriter, source: ExportSource, parameters
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in rig_keys(source).items():
         writer.add_string(key, value)
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    """The head of README.md; one that names a few things a million times over is refused."""
+    path = folder / "README.md"
+    if not path.exists():
+        return {}
+    read_foreign_text(path, most=MOST_CARD)
+    found: dict[str, Any] = _texts(gguf.Metadata.load_model_card(folder), [MOST_PARTS])
+    return found
+
+
+def _texts(part: Any, left: list[int]) -> Any:
+    """The same with texts for numbers, dates and such, which GGUF has no place for."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError("it says too much")
+    if isinstance(part, dict):
+        return {str(key): _texts(one, left) for key, one in part.items() if one is not None}
+    if isinstance(part, list):
+        return [_texts(one, left) for one in part if one is not None]
+    return str(part)
 
 
 def rig_keys(source: ExportSource) -> dict[str, str]:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -19,11 +19,15 @@ import numpy as np
 from export.quantise.ggml import Floats
 from rig.atomic import atomic_file
 from rig.errors import RigError
+from rig.model.foreign import open_regular
+from rig.model.gguf import TensorInfo, is_gguf, read_header
 
 CHUNK = 512
 """Tokens of text that are read together; what comes before them is not remembered."""
 MOST = 100
 """Chunks that are read at most; more text than that has not been seen to help."""
+MOST_OLD = 1 << 30
+"""Bytes that are read of an older file."""
 LEAST = 256
 """Tokens a text must have, or what it says of the model is chance."""
 
@@ -48,24 +52,24 @@ class ImportanceMatrix:
 
 def is_text(path: Path) -> bool:
     """Whether a file is text to compute from, and not a matrix that is ready."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(4096)
     return not start.startswith(b"GGUF") and b"\0" not in start
 
 
 def read_imatrix(path: Path) -> ImportanceMatrix:
     """A matrix from a file of llama.cpp's or rig's own."""
-    with path.open("rb") as file:
-        start = file.read(4)
     try:
-        return _read_gguf(path) if start == b"GGUF" else _read_old(path)
-    except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError) as error:
+        return _read_gguf(path) if is_gguf(path) else _read_old(path)
+    except (RigError, ValueError, LookupError, ArithmeticError, TypeError, struct.error) as error:
         raise RigError(f"{path} is no importance matrix, or damaged ({error}).") from error
 
 
 def refuse_other_model(matrix: ImportanceMatrix, columns: dict[str, int], path: Path) -> None:
     """Stop at a matrix of another model; `columns` is the row length of each tensor."""
     for name, sums in matrix.sums.items():
+        if not np.isfinite(sums).all():
+            raise RigError(f"{path} holds values for {name} that are not finite: make it anew.")
         if name == "token_embd.weight":
             continue
         if name not in columns or columns[name] != sums.size:
@@ -73,8 +77,6 @@ def refuse_other_model(matrix: ImportanceMatrix, columns: dict[str, int], path: 
                 f"{path} is the importance matrix of another model: it has {sums.size} values for {name}, "
                 f"this one takes {columns.get(name, 'none')}."
             )
-        if not np.isfinite(sums).all():
-            raise RigError(f"{path} holds values for {name} that are not finite: make it anew.")
 
 
 def write_imatrix(matrix: ImportanceMatrix, path: Path) -> None:
@@ -192,34 +194,42 @@ class _Collector:
 
 
 def _read_gguf(path: Path) -> ImportanceMatrix:
-    reader = gguf.GGUFReader(path)
-    kind = reader.fields["general.type"].contents()
-    if kind != "imatrix":
+    header = read_header(path)
+    if (kind := header.metadata["general.type"]) != "imatrix":
         raise ValueError(f"general.type is {kind!r}")
-    found = ImportanceMatrix()
-    if (field_ := reader.fields.get("imatrix.datasets")) is not None:
-        found.datasets = list(field_.contents())
-    if (field_ := reader.fields.get("imatrix.chunk_count")) is not None:
-        found.chunks = int(field_.contents())
-    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
-    for name, values in tensors.items():
-        if name.endswith(".in_sum2"):
-            plain = name.removesuffix(".in_sum2")
-            # (1, columns) -> (columns,)
-            found.sums[plain] = np.array(values, np.float32).reshape(-1)
-            found.counts[plain] = int(np.asarray(tensors[f"{plain}.counts"]).reshape(-1)[0])
+    datasets = header.metadata.get("imatrix.datasets", [])
+    found = ImportanceMatrix(
+        datasets=list(map(str, datasets)) if isinstance(datasets, list) else []
+    )
+    found.chunks = int(header.metadata.get("imatrix.chunk_count", 0))
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    with open_regular(path) as file:
+        for name, tensor in tensors.items():
+            if name.endswith(".in_sum2"):
+                plain = name.removesuffix(".in_sum2")
+                found.sums[plain] = _floats(file, tensor)
+                found.counts[plain] = int(_floats(file, tensors[f"{plain}.counts"])[0])
     return found
+
+
+def _floats(file: BinaryIO, tensor: TensorInfo) -> Floats:
+    """The numbers of a tensor: (1, columns) -> (columns,)."""
+    if tensor.type != "F32":
+        raise ValueError(f"{tensor.name} is {tensor.type}")
+    file.seek(tensor.offset)
+    return np.frombuffer(file.read(tensor.bytes), "<f4").astype(np.float32)
 
 
 def _read_old(path: Path) -> ImportanceMatrix:
     """The binary form before GGUF: sums are means already, times a number of calls."""
-    raw, found = path.read_bytes(), ImportanceMatrix()
+    with open_regular(path) as file:
+        raw, found = file.read(MOST_OLD), ImportanceMatrix()
     (entries,) = struct.unpack_from("<i", raw, 0)
     if not 0 < entries < 100_000:
         raise ValueError(f"{entries} entries")
     at = 4
     for _ in range(entries):
-        (size,) = struct.unpack_from("<i", raw, at)
+        (size,) = struct.unpack_from("<I", raw, at)
         name = raw[at + 4 : at + 4 + size].decode()
         calls, count = struct.unpack_from("<ii", raw, at + 4 + size)
         at += 12 + size
@@ -229,6 +239,6 @@ def _read_old(path: Path) -> ImportanceMatrix:
         found.counts[name] = max(1, calls)
         at += 4 * count
     if len(raw) >= at + 8:
-        found.chunks, size = struct.unpack_from("<ii", raw, at)
+        found.chunks, size = struct.unpack_from("<iI", raw, at)
         found.datasets = [raw[at + 8 : at + 8 + size].decode()]
     return found

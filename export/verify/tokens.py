@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.checkpoint.tokenizer import load_tokenizer
+from export.checkpoint.tokenizer_files import load_tokenizer
 from export.llama import LlamaModel
 from export.plan import ExportPlan
 from export.verify.report import CheckReport

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.checkpoint.adapter import CONFIG
+from export.checkpoint.adapter import load_adapter, match_pattern
+from export.checkpoint.config import read_adapter_config, read_model_config
 from export.checkpoint.source import ExportSource, local_model_folder
-from export.checkpoint.tokenizer import read_json
 from export.quantise.ggml import Floats
 
 FLOAT32, FOUR_BITS = 5, 2
 """Bytes of memory for each weight: float32, or 4 bits with the tables in float32; and some for the work."""
-FAILS = (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError)
-"""What `torch_logits` raises where the model cannot be run here; PyTorch and its loaders are not choosy."""
+FAILS = (Exception,)
+"""What `torch_logits` raises where the model cannot be run here: its loaders have errors of any kind."""
 
 
 def four_bit_base(source: ExportSource) -> Path | None:
@@ -32,7 +33,7 @@ def four_bit_base(source: ExportSource) -> Path | None:
     """
     if source.adapter is None:
         return None
-    loaded = read_json(source.adapter / CONFIG).get("base_model_name_or_path")
+    loaded = read_adapter_config(source.adapter).get("base_model_name_or_path")
     names = [str(name) for name in (loaded, source.run.base_model if source.run else None) if name]
     for name in names:
         folder = local_model_folder(name)
@@ -90,7 +91,7 @@ def torch_logits(
         if adapter is not None:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(adapter))
+            model = PeftModel.from_pretrained(model, str(adapter), config=_plain_config(adapter))
         model.eval()
         for tokens in texts:
             with torch.inference_mode():
@@ -107,8 +108,27 @@ def torch_logits(
         torch.set_num_threads(before)
 
 
+def _plain_config(folder: Path) -> Any:
+    """PEFT's configuration with names for patterns, which it would match for as long as they take."""
+    from peft import PeftConfig
+
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    changes = load_adapter(folder).changes.items()
+    modules = [name.removesuffix(".weight") for name, change in changes if change.a is not None]
+    for key in ("rank_pattern", "alpha_pattern"):
+        names: dict[float, list[str]] = {}
+        for module in modules:
+            value = match_pattern(getattr(config, key, None), module, None)
+            if value is not None:
+                names.setdefault(value, []).append(re.escape(module))
+        setattr(config, key, {"|".join(found): value for value, found in names.items()})
+    config.target_modules = modules
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    return config
+
+
 def _is_four_bit(folder: Path) -> bool:
-    config = read_json(folder / "config.json").get("quantization_config") or {}
+    config = read_model_config(folder).get("quantization_config") or {}
     return bool(config.get("load_in_4bit"))
 
 

@@ -9,17 +9,20 @@ be missed, a damaged download is its hub's business.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from rig.errors import RigError
+from rig.model.foreign import open_regular, parse_json_object, read_json_object
 from rig.runs import Run
 
 WHOLE = 64 * 2**20
 """Bytes up to which a file is hashed whole."""
 BLOCKS, BLOCK = 16, 4096
 """Blocks that are hashed of each tensor of a larger file, and their bytes."""
+MOST_HEADER = 100 << 20
+"""Bytes of the largest header, by the format's own rule."""
 INDEX = "model.safetensors.index.json"
 
 
@@ -36,7 +39,7 @@ def fingerprint_weights(folder: Path) -> str | None:
     for path in files:
         try:
             _feed(seen, path)
-        except (OSError, ValueError) as error:
+        except (RigError, OSError, ValueError, LookupError, TypeError) as error:
             raise RigError(f"{path} is damaged ({error}): download the model again.") from error
     return seen.hexdigest()[:16]
 
@@ -55,29 +58,28 @@ def check_base_weights(run: Run, folder: Path) -> None:
 def _files(folder: Path) -> list[Path]:
     """The files that a loader would take: those of the index, or the one without any."""
     if (index := folder / INDEX).is_file():
-        try:
-            names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise RigError(f"{index} is damaged ({error}): download the model again.") from error
-        return [folder / str(name) for name in sorted(names)]
+        where = read_json_object(index).get("weight_map")
+        if not isinstance(where, dict):
+            raise RigError(f"{index} is damaged (it has no weight_map): download the model again.")
+        return [folder / name for name in sorted(set(map(str, where.values())))]
     single = folder / "model.safetensors"
     return [single] if single.is_file() else []
 
 
 def _feed(seen: Any, path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if size <= WHOLE:
             seen.update(file.read())
             return
         length = int.from_bytes(file.read(8), "little")
-        if length > size:
-            raise ValueError("its header is longer than the file")
+        if length > size - 8 or length > MOST_HEADER:
+            raise ValueError("its header is longer than the file, or than any")
         head = file.read(length)
         seen.update(head)
-        tensors = {k: v for k, v in json.loads(head).items() if k != "__metadata__"}
+        tensors = {k: v for k, v in parse_json_object(head, path).items() if k != "__metadata__"}
         for name in sorted(tensors):
             start, end = tensors[name]["data_offsets"]
             for at in range(BLOCKS):
                 file.seek(8 + length + start + (end - start) * at // BLOCKS)
-                seen.update(file.read(min(BLOCK, end - start)))
+                seen.update(file.read(max(0, min(BLOCK, end - start))))

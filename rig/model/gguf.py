@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
+import os
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rig.errors import RigError
+from rig.model.foreign import open_regular
 from rig.model.reply_format import ReplyFormat
 
 SCALARS = {
@@ -36,8 +38,10 @@ SCALARS = {
 STRING, ARRAY = 8, 9
 KEPT = 4096
 """Arrays up to this length are kept; longer ones (vocabularies, merges) only as their length."""
-MOST_KEYS, MOST_TENSORS, MOST_ITEMS, MOST_TEXT, MOST_PARTS = 2**16, 2**20, 2**24, 2**26, 99_999
-"""Far above any real model: what a damaged or malicious file may not claim."""
+MOST_KEYS, MOST_TENSORS, MOST_ITEMS, MOST_TEXT, MOST_PARTS = 2**14, 2**16, 2**24, 2**26, 4096
+MOST_KEPT, MOST_LAYERS = 2**18, 2**12
+"""Far above any real model: what a damaged or malicious file may not claim. `MOST_KEPT`: items of all
+arrays together, `MOST_LAYERS`: `block_count`."""
 
 BLOCKS = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
@@ -99,6 +103,26 @@ class GGUFHeader:
             )
         return found
 
+    def layer_numbers(self, key: str, default: int = 0) -> list[int]:
+        """A size of each layer, whether the file has one for all or one for each."""
+        layers, found = self.layers, self.arch_value(key, default)
+        if not isinstance(found, list):
+            return [self.arch_number(key, default)] * layers
+        if any(type(n) is not int or not 0 <= n < 2**31 for n in found):
+            raise RigError(
+                f"{self.path} is a damaged GGUF ({self.arch}.{key} holds no sizes): copy or pull it again."
+            )
+        return [*found, *[0] * layers][:layers]
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        if (found := self.arch_number("block_count")) > MOST_LAYERS:
+            raise RigError(
+                f"{self.path} is a damaged GGUF ({found:,} layers): copy or pull it again."
+            )
+        return found
+
     @property
     def arch(self) -> str:
         """The architecture, such as `llama` or `qwen3`."""
@@ -134,7 +158,7 @@ class GGUFHeader:
 
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF files do."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(4) == b"GGUF"
 
 
@@ -144,8 +168,8 @@ def read_header(path: Path, *, lists: bool = False) -> GGUFHeader:
     `lists` keeps arrays of any length, such as all tokens.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             if file.read(4) != b"GGUF":
                 raise RigError(
                     f"{path} is not a GGUF file: give one, such as `rig export` writes or `rig pull` brings."
@@ -153,10 +177,6 @@ def read_header(path: Path, *, lists: bool = False) -> GGUFHeader:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 metadata, tensors, end = _Reader(data, lists).read_header()
         parts = _parts(path, metadata)
-    except FileNotFoundError:
-        raise RigError(f"There is no file {path}.") from None
-    except IsADirectoryError:
-        raise RigError(f"{path} is a folder, not a GGUF file.") from None
     except OSError as error:
         raise RigError(f"{path} can't be read: {error.strerror or error}.") from error
     except (
@@ -185,9 +205,9 @@ def fingerprint_file(path: Path) -> str:
     Milliseconds for any size. It says whether two boxes serve the same file, not who made it: whoever
     wants that compares the SHA-256 that `rig pull` checks.
     """
-    size = path.stat().st_size
-    found = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        found = hashlib.sha256(str(size).encode())
         found.update(file.read(2**20))
         file.seek(max(0, size - 2**20))
         found.update(file.read(2**20))
@@ -221,7 +241,9 @@ class _Reader:
 
     def __init__(self, data: mmap.mmap, lists: bool) -> None:
         self.data = data
-        self.kept = MOST_ITEMS if lists else KEPT
+        self.kept = self.left = MOST_ITEMS
+        if not lists:
+            self.kept, self.left = KEPT, MOST_KEPT
         self.at = 4
 
     def read_header(self) -> tuple[dict[str, Any], tuple[TensorInfo, ...], int]:
@@ -231,17 +253,19 @@ class _Reader:
             raise ValueError(f"version {version}")
         n_tensors = self.read_count(MOST_TENSORS, "tensors")
         n_keys = self.read_count(MOST_KEYS, "keys")
-        metadata = {}
+        metadata: dict[str, Any] = {}
         for _ in range(n_keys):
             key = self.read_string()
+            if key in metadata:
+                raise ValueError(f"two keys {key!r:.80}")
             metadata[key] = self.read_value(self.read_number("I"))
         rows = []
         for _ in range(n_tensors):
             name = self.read_string()
             sides = self.read_number("I")
-            if sides > 8:
-                raise ValueError(f"a tensor of {sides} dimensions")
-            shape = tuple(self.read_number("Q") for _ in range(sides))[::-1]
+            shape = tuple(self.read_number("Q") for _ in range(min(sides, 9)))[::-1]
+            if sides > 8 or 0 in shape or math.prod(shape) >= 2**63:
+                raise ValueError(f"a tensor of the shape {shape}")
             kind, offset = self.read_number("I"), self.read_number("Q")
             # a type newer than this table is no error here: llama.cpp decides what it can load
             named, block, size = BLOCKS.get(kind, (f"type {kind}", 1, 0))
@@ -275,7 +299,8 @@ class _Reader:
         inner, count = self.read_number("I"), self.read_count(MOST_ITEMS, "items")
         if inner != STRING and inner not in SCALARS:
             raise ValueError(f"an array of type {inner}")
-        if count <= self.kept:
+        if count <= min(self.kept, self.left):
+            self.left -= count
             return [self.read_value(inner) for _ in range(count)]
         if inner == STRING:
             at, size_at = self.at, struct.Struct("<Q").unpack_from

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from rig.atomic import write_text
 from rig.errors import RigError
+from rig.model.foreign import read_foreign_text
 
 FILE = "reply_format.json"
 PREFIX = "rig."
@@ -100,8 +101,11 @@ class ReplyFormat:
                 raise RigError(f"{folder / 'speech.json'} is called {FILE} now: rename it.")
             return PLAIN
         try:
-            return cls(**json.loads(path.read_text("utf-8")))
-        except (ValueError, TypeError) as error:
+            found = json.loads(read_foreign_text(path))
+            if not all(isinstance(value, str) for value in found.values()):
+                raise TypeError("not every value is a text")
+            return cls(**found)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise RigError(f"{path} is damaged ({error}): copy it again from the run.") from error
 
 

@@ -65,8 +65,8 @@ def bytes_per_token(header: GGUFHeader) -> int:
     """
     tied = not any(t.name == "output.weight" for t in header.tensors)
     experts, used = (
-        int(header.arch_value("expert_count", 0)),
-        int(header.arch_value("expert_used_count", 0)),
+        header.arch_number("expert_count"),
+        header.arch_number("expert_used_count"),
     )
     total = 0.0
     for tensor in header.tensors:

@@ -9,6 +9,7 @@ the numbers and with what would fit, instead of being found out by the kernel's 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from rig.errors import RigError, WrongUse
@@ -72,11 +73,10 @@ def kv_cache_bytes(header: GGUFHeader, tokens: int, kind: str = "f16") -> int:
     Llama 3.1 8B: 32 layers of 8 heads of 128 numbers, keys and values, 2 bytes: 128 KiB a token. Sliding
     windows are not subtracted: rig keeps the whole cache so that prefixes can be shared.
     """
-    heads = int(header.arch_value("attention.head_count", 1) or 1)
-    layers = header.arch_number("block_count")
-    of = header.arch_value("attention.head_count_kv", heads)
-    per_layer = of if isinstance(of, list) else [int(of)] * layers  # 0 in layers without attention
-    width = header.arch_number("embedding_length") // max(1, heads)
+    heads = max([1, *header.layer_numbers("attention.head_count", 1)])
+    # 0 in layers without attention
+    per_layer = header.layer_numbers("attention.head_count_kv", heads)
+    width = header.arch_number("embedding_length") // heads
     key = header.arch_number("attention.key_length", width)
     value = header.arch_number("attention.value_length", width)
     padded = -(-tokens // STEP) * STEP
@@ -89,12 +89,9 @@ def work_bytes(header: GGUFHeader, micro_batch: int, scored: int = 0) -> int:
     Without flash attention each token's scores of `scored` cells are kept, head by head; they are gone
     before the logits come. Measured: 4.1 to 4.6 bytes a head and cell, and the mask.
     """
-    width, widest = (
-        header.arch_number("embedding_length"),
-        header.arch_value("feed_forward_length", 0),
-    )
-    widest = max(widest) if isinstance(widest, list) else int(widest)
-    heads = int(header.arch_value("attention.head_count", 1) or 1)
+    width = header.arch_number("embedding_length")
+    widest = max([0, *header.layer_numbers("feed_forward_length")])
+    heads = max([1, *header.layer_numbers("attention.head_count", 1)])
     scores = int(scored * (4.5 * heads + 6))
     each = max(4 * header.vocab_size, scores) + 8 * width + 2 * widest
     return micro_batch * each + PROCESS
@@ -129,12 +126,17 @@ def fit_context(
         parked = max(0, min(cells, max(PARKED, cells // 2), left - work - cells))
         return MemoryFit(tokens, header.total_bytes, cells, work, parked, box.free)
 
-    sizes = [of(tokens) for tokens in range(STEP, trained + 1, STEP)]
-    largest = max((f.context for f in sizes if f.cache <= left - f.work), default=0)
+    def largest_within(most: int, share: float) -> int:
+        """The largest context whose cache takes `share` of what is left: halved, as need only grows."""
+        sizes = range(STEP, most + 1, STEP)
+        return STEP * bisect_left(
+            sizes, True, key=lambda n: (fit := of(n)).cache > (left - fit.work) * share
+        )
+
+    largest = largest_within(trained, 1)
     wanted = context
     if wanted is None:
-        usual = [f for f in sizes if f.context <= AUTO_CONTEXT]
-        half = max((f.context for f in usual if f.cache <= (left - f.work) / 2), default=0)
+        half = largest_within(min(trained, AUTO_CONTEXT), 0.5)
         wanted = max(half, min(LEAST_CONTEXT, trained))
     need = of(wanted)
     if wanted <= largest:

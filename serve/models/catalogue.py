@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,9 @@ def list_models(extra: list[Path]) -> list[ModelRow]:
     served = {found["model"]: found["url"] for found in running_servers.live_servers()}
     found: dict[Path, ModelRow] = {}
     for name, path in [*_of_runs(), *_pulled_files(), *_of_paths(extra)]:
-        if path.resolve() not in found:
-            found[path.resolve()] = _row(name, path, here, served)
+        place = Path(os.path.realpath(path))  # as Path.resolve, but a loop of links is no error
+        if place not in found:
+            found[place] = _row(name, path, here, served)
     return list(found.values())
 
 
@@ -100,11 +102,16 @@ def models_as_json(rows: list[ModelRow]) -> list[dict[str, Any]]:
 
 
 def _row(name: str, path: Path, here: machine.Machine, served: dict[str, str]) -> ModelRow:
-    size = path.stat().st_size
     try:
-        found = gguf.read_header(path)
-    except RigError as error:
-        return ModelRow(name, str(path), size, "?", 0, False, 0, error.message)
+        return _readable_row(name, path, here, served)
+    except (RigError, OSError) as error:  # one bad file never hides the others
+        said = error.message if isinstance(error, RigError) else f"{path} can't be read: {error}."
+        size = path.lstat().st_size if os.path.lexists(path) else 0
+        return ModelRow(name, str(path), size, "?", 0, False, 0, said)
+
+
+def _readable_row(name: str, path: Path, here: machine.Machine, served: dict[str, str]) -> ModelRow:
+    found = gguf.read_header(path)
     quant = found.quant_name if found.quant_name != "?" else quant_of(path.name) or "?"
     taught = bool(found.reply_format.reasoning_open)
     url = served.get(str(path.resolve())) or served.get(name)

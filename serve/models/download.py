@@ -23,6 +23,7 @@ import httpx
 from rig import paths
 from rig.atomic import sync_folder, write_text
 from rig.errors import RigError, WrongUse
+from rig.model.foreign import read_json_object
 from serve.hardware.machine import format_bytes
 from serve.models.reference import ModelReference
 
@@ -219,7 +220,10 @@ def _check_room(missing: list[tuple[HubFile, Path]]) -> None:
 def read_record(target: Path) -> dict[str, Any]:
     """What is known of a pulled file (the fields of `HubFile`, and when); empty if nothing is."""
     path = _record(target)
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+    try:
+        return read_json_object(path) if path.is_file() else {}
+    except RigError:  # as if it had not been pulled: its hash is asked for anew
+        return {}
 
 
 def _is_here(source: HubFile, target: Path) -> bool:
