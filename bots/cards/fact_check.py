@@ -1,4 +1,4 @@
-"""Whether a post is true of its card: its name, its figures, its kind, and nothing that was not given.
+"""Whether a post tells the truth of its card: its name, figures and kind, and nothing that was not given.
 
 A rule can't know what a sentence means. So it asks for less: every number, every quoted name, every word
 that classifies a card or claims something about its history must stand among the facts. What a rule can't
@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from bots.cards.card import Card
+from bots.cards.substance import substance_faults
 
 COUNTS = (
     "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
@@ -79,6 +80,7 @@ def card_faults(
     said = text.replace(name, " ")  # what is said beside the name
     facts = " ".join(card.to_facts().values()).translate(CURLY)
     return [
+        *substance_faults(text, card),
         *_figures(said, card, facts),
         *_kinds(said, card, facts),
         *_claims(said, facts),
