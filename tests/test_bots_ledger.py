@@ -25,6 +25,8 @@ from bots.settings import BotSettings
 from rig.errors import RigError, WrongUse
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+NEXT = 2 + len(migrations.STEPS)
+"""The version of a schema after the newest."""
 LEASE = timedelta(minutes=2)
 
 
@@ -161,15 +163,15 @@ def test_an_older_ledger_is_led_up_and_kept_beside(
             "ALTER TABLE drafts ADD COLUMN mood TEXT NOT NULL DEFAULT 'good'"
         )
 
-    monkeypatch.setitem(migrations.STEPS, 2, mood)
+    monkeypatch.setitem(migrations.STEPS, NEXT, mood)
     new = Ledger.open(f"sqlite:///{path}")
     with new.read_transaction() as connection:
-        assert connection.execute(select(version.c.version)).scalar_one() == 2
+        assert connection.execute(select(version.c.version)).scalar_one() == NEXT
         assert "mood" in {column["name"] for column in inspect(connection).get_columns("drafts")}
         assert len(connection.execute(select(table)).all()) == 1
     new.close()
-    with closing(sqlite3.connect(f"file:{path}.v1?mode=ro", uri=True)) as copy:
-        assert copy.execute("SELECT version FROM schema_version").fetchone() == (1,)
+    with closing(sqlite3.connect(f"file:{path}.v{NEXT - 1}?mode=ro", uri=True)) as copy:
+        assert copy.execute("SELECT version FROM schema_version").fetchone() == (NEXT - 1,)
         assert copy.execute("SELECT count(*) FROM outbox").fetchone() == (1,)
 
 
@@ -182,10 +184,10 @@ def test_daemons_that_meet_an_older_ledger_take_its_step_once(
         connection.exec_driver_sql("SELECT pg_sleep(0.2)")
         connection.exec_driver_sql("ALTER TABLE drafts ADD COLUMN mood TEXT")
 
-    monkeypatch.setitem(migrations.STEPS, 2, mood)
+    monkeypatch.setitem(migrations.STEPS, NEXT, mood)
     for opened in race(4, lambda _: Ledger.open(postgresql)):
         with opened.read_transaction() as connection:
-            assert list(connection.scalars(select(version.c.version))) == [2]
+            assert list(connection.scalars(select(version.c.version))) == [NEXT]
         opened.close()
 
 
@@ -209,7 +211,7 @@ def test_a_step_that_fails_leaves_the_old_schema(
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setitem(migrations.STEPS, 2, broken)
+        patch.setitem(migrations.STEPS, NEXT, broken)
         with pytest.raises(RuntimeError):
             Ledger.open(url)
     again = Ledger.open(url)
@@ -225,7 +227,7 @@ def test_a_ledger_of_a_newer_rig_is_refused(
 ) -> None:
     url = f"sqlite:///{tmp_path}/ledger.sqlite"
     with monkeypatch.context() as patch:
-        patch.setitem(migrations.STEPS, 2, lambda connection: None)
+        patch.setitem(migrations.STEPS, NEXT, lambda connection: None)
         Ledger.open(url).close()
     with pytest.raises(RigError, match="newer rig"):
         Ledger.open(url)

@@ -13,10 +13,28 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, select
 
-from bots.ledger.tables import metadata, version
+from bots.ledger.tables import decisions, drafts, metadata, outbox, version
 from rig.errors import RigError
 
-STEPS: dict[int, Callable[[Connection], None]] = {}
+
+def keep_decisions(connection: Connection) -> None:
+    """Version 2: a table of what a person decided, and what the old tables still tell of it.
+
+    An edit had taken the place of the model's text, which is gone; of an approval nothing was kept.
+    """
+    decisions.create(connection)
+    rejected = (outbox.c.state == "skipped") & (outbox.c.reason == "rejected by a person")
+    for row in connection.execute(select(outbox).where(rejected)).all():
+        told = {"verdict": "rejected", "at": row.settled or row.slot, "reason": row.reason}
+        values = {"draft": row.draft, "post": row.id, "bot": row.bot, **told}
+        connection.execute(decisions.insert().values(**values))
+    for row in connection.execute(select(drafts).where(drafts.c.source == "person")).all():
+        values = {"draft": row.id, "post": 0, "bot": row.bot, "at": row.made}
+        told = {"verdict": "edited", "after": row.text}
+        connection.execute(decisions.insert().values(**values, **told))
+
+
+STEPS: dict[int, Callable[[Connection], None]] = {2: keep_decisions}
 """Version number and the step that leads up to it, from 2 on; version 1 is what `tables` first was."""
 
 

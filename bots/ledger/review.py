@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, select, update
 
+from bots.ledger.decisions import Verdict, note_decision
 from bots.ledger.store import Ledger
 from bots.ledger.tables import drafts, outbox
 from rig.errors import WrongUse
@@ -42,7 +43,7 @@ def approve_draft(ledger: Ledger, number: int, now: datetime) -> None:
         raise WrongUse(
             f"Post {number} waited for too long ({row.expires:%Y-%m-%d %H:%M} UTC was the end)."
         )
-    _move(ledger, row, ("draft",), "approved", now, not_before=now)
+    _move(ledger, row, ("draft",), "approved", now, said="approved", not_before=now)
 
 
 def reject_draft(ledger: Ledger, number: int, reason: str, now: datetime) -> None:
@@ -53,6 +54,7 @@ def reject_draft(ledger: Ledger, number: int, reason: str, now: datetime) -> Non
         ("draft", "approved"),
         "skipped",
         now,
+        said="rejected",
         reason=reason,
         settled=now,
     )
@@ -70,6 +72,8 @@ def edit_draft(ledger: Ledger, number: int, text: str, now: datetime) -> None:
         connection.execute(mine.values(text=text))
         mine = update(drafts).where(drafts.c.id == row.draft)
         connection.execute(mine.values(text=text, source="person"))
+        told = {"before": row.text, "after": text, "author": row.source}
+        note_decision(connection, row, "edited", now, **told)
 
 
 def settle_unclear(ledger: Ledger, number: int, arrived: bool, now: datetime) -> None:
@@ -103,14 +107,18 @@ def post_object(row: Row[Any]) -> dict[str, Any]:
 
 
 def _move(
-    ledger: Ledger, row: Row[Any], begin: tuple[str, ...], end: str, now: datetime, **values: Any
-) -> None:
+    ledger: Ledger, row: Row[Any], begin: tuple[str, ...], end: str, now: datetime,
+    said: Verdict | None = None, **values: Any,
+) -> None:  # fmt: skip
+    """Move a row on; `said` is what a person meant by it, where a bot can learn from that."""
     with ledger.write_transaction() as connection:
         mine = update(outbox).where(outbox.c.id == row.id, outbox.c.state.in_(begin))
         if not connection.execute(mine.values(state=end, **values)).rowcount:
             raise WrongUse(
                 f"Post {row.id} is {row.state}: this can be said only of {' or '.join(begin)}."
             )
+        if said is not None:
+            note_decision(connection, row, said, now, reason=str(values.get("reason", "")))
 
 
 def _rows(ledger: Ledger, where: Any, *, newest: bool, limit: int | None = None) -> list[Row[Any]]:

@@ -161,3 +161,21 @@ shown = Table(
     Column("slot", UtcDateTime, nullable=False),
     UniqueConstraint("bot", "slot"),
 )
+
+decisions = Table(  # what a person said of a draft; since version 2
+    "decisions",
+    metadata,
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("draft", Key, nullable=False),
+    Column("post", Key, nullable=False),  # the row of the outbox whose number was named
+    Column("bot", String(40), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("verdict", String(10), nullable=False),  # approved edited rejected
+    Column(
+        "before", Text, nullable=False, default=""
+    ),  # an edit: the text that it took the place of
+    Column("after", Text, nullable=False, default=""),  # an edit: the person's text
+    Column("author", String(10), nullable=False, default=""),  # an edit: who wrote `before`
+    Column("reason", Text, nullable=False, default=""),
+    Index("decisions_bot", "bot", "at"),
+)
