@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rig.errors import WrongUse, suggest_name
+from rig.errors import RigError, WrongUse, suggest_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,7 +52,15 @@ class Registry(dict[str, Callable[..., Any]]):
         from importlib.metadata import entry_points
 
         for point in entry_points(group=f"rig.{self.noun}s"):
-            self.setdefault(point.name, point.load())
+            if point.name in self:
+                continue
+            try:
+                self[point.name] = point.load()
+            except (ImportError, AttributeError) as error:
+                raise RigError(
+                    f"The {self.noun} {point.name!r} ({point.value}) can't be imported: {error}. Install "
+                    "what offers it again."
+                ) from error
 
 
 def load_function(path: Path, function: str, noun: str) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What a person decided is kept, the model's text beside the edit: `pytest tests/test_bots_ledger_decisions.py`."""
+"""What a person decided is kept, and the text before: `pytest tests/test_bots_ledger_decisions.py`."""
 
 from __future__ import annotations
 

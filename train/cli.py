@@ -142,7 +142,11 @@ def evaluate(
 
 
 @click.command()
-@click.option("--check", metavar="RECIPE", help="Try this recipe's rewards on gold and damage.")
+@click.option(
+    "--check",
+    metavar="RECIPE|REWARD",
+    help="Try this recipe's rewards on gold and damage, or one reward on cheap replies that it brings.",
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe."
 )
@@ -181,10 +185,14 @@ def rewards(
         return
     from train import recipe as recipes
     from train.rewards import lint_command
+    from train.rewards.binding import list_rewards
 
-    tried = lint_command.lint_recipe(
-        recipes.load_recipe(check, settings), samples=samples, attempts=attempts, real=real
-    )
+    if check not in recipes.list_recipes() and check in list_rewards():
+        tried = lint_command.lint_reward(check)
+    else:
+        tried = lint_command.lint_recipe(
+            recipes.load_recipe(check, settings), samples=samples, attempts=attempts, real=real
+        )
     if as_json:
         click.echo(json.dumps(tried, ensure_ascii=False))
     else:

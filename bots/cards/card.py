@@ -60,6 +60,29 @@ class Card:
         }
         return {key: value for key, value in found.items() if key and value}
 
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, str], number: int = 0) -> Card:
+        """The card that `to_facts` tells of: all that a post about it is checked against.
+
+        >>> golem = Card(1, "Moss Golem", "Normal Monster", rank_word="Level", rank=4, attack=900, defence=-1)
+        >>> Card.from_facts(golem.to_facts(), 1) == golem
+        True
+        """
+        word = next((key for key in ("Level", "Rank", "Link") if key in facts), "")
+        return cls(
+            id=number,
+            name=facts["Name"],
+            kind=facts.get("Card", ""),
+            text=facts.get("Text", ""),
+            race=facts.get("Type", ""),
+            attribute=facts.get("Attribute", ""),
+            rank_word=word,
+            rank=_number(facts.get(word)),
+            scale=_number(facts.get("Scale")),
+            attack=_number(facts.get("ATK")),
+            defence=_number(facts.get("DEF")),
+        )
+
     def own_words(self) -> str:
         """Everything that stands on the card, in one line."""
         return " ".join(self.to_facts().values())
@@ -110,6 +133,10 @@ class Card:
 
 def _shown(number: int | None) -> str:
     return "" if number is None else "?" if number < 0 else str(number)
+
+
+def _number(shown: str | None) -> int | None:
+    return None if shown is None else -1 if shown == "?" else int(shown)
 
 
 def _kind(raw: str, race: str) -> str:

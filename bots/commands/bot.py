@@ -170,6 +170,39 @@ def resume_command(name: str | None, outlet: str | None, everything: bool) -> No
     click.echo(actions.resume_posts(name, outlet, everything))
 
 
+@bot_group.command("lessons")
+@click.argument("name", metavar="BOT")
+@click.option(
+    "--out",
+    required=True,
+    metavar="FILE.jsonl",
+    type=click.Path(dir_okay=False),
+    help="The file to write.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=512),
+    default=4096,
+    help="Tokens that the model holds; longer articles become a lesson for each part.",
+)
+@json_option
+def lessons_command(name: str, out: str, context: int, as_json: bool) -> None:
+    """Write what BOT asks a model as lessons to train on, with what you approved, edited and rejected.
+
+    The card bot gives every card of its pool, the digest bot the texts of its reading list. Blocked words,
+    credentials and other people's handles stay out.
+    """
+    from bots.commands.lessons import write_bot_lessons
+
+    found = write_bot_lessons(name, out, context)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    click.echo(f"{found['lessons']} lessons in {out}.")
+    for note in found["notes"]:
+        click.echo(note, err=True)
+
+
 @bot_group.command("refresh")
 @click.option(
     "--from",

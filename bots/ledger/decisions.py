@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, select
 
 from bots.ledger.store import Ledger
-from bots.ledger.tables import decisions, drafts
+from bots.ledger.tables import decisions, drafts, outbox
 from bots.redact import redact_secrets
 
 Verdict = Literal["approved", "edited", "rejected"]
@@ -64,6 +64,16 @@ def decided_posts(ledger: Ledger, bot: str) -> list[DecidedPost]:
     for row in said:
         of_draft.setdefault(row.draft, []).append(row)
     return [_decided(made[number], rows) for number, rows in of_draft.items() if number in made]
+
+
+def posts_since(ledger: Ledger, bot: str, since: datetime) -> list[tuple[str, str]]:
+    """What `bot` said or holds ready since a moment, the newest first, each text with its `own_words`."""
+    live = outbox.c.state.in_(["draft", "approved", "claimed", "sent", "unknown"])
+    query = select(outbox.c.text, drafts.c.own_words).join(drafts, drafts.c.id == outbox.c.draft)
+    mine = query.where(outbox.c.bot == bot, live, outbox.c.slot >= since)
+    with ledger.read_transaction() as connection:
+        rows = connection.execute(mine.order_by(outbox.c.slot.desc())).all()
+    return list({str(row.text): str(row.own_words) for row in rows}.items())
 
 
 def _decided(draft: Any, rows: list[Any]) -> DecidedPost:

@@ -18,6 +18,7 @@ from rig.errors import RigError
 from rig.model.reply_format import ReplyFormat
 from train.data import answers
 from train.data.dataset import Row
+from train.rewards import attacks
 from train.rewards.binding import bind_reward
 from train.rewards.builtin import Marks, Reward
 
@@ -62,6 +63,8 @@ class RewardReport:
     """How many near misses were tried, how many were paid as well as the gold, and a pair (said, gold)."""
     damaged: dict[str, float | None] = field(default_factory=dict)
     """Mean mark by kind of damage."""
+    cheap: dict[str, float] = field(default_factory=dict)
+    """Mean mark by kind of cheap reply, of a reward that brings its own (`train.rewards.attacks`)."""
     real: dict[str, float] | None = None
     """On real completions: n, mean, `fired` (share above the lowest mark), `top` (share at the top mark)
     and `signal` (share of prompts whose completions were marked differently)."""
@@ -87,7 +90,10 @@ def lint_rewards(
     for name, weight, options in named:
         reward, tried = bind_reward(name, options, reply_format), RewardReport(name, weight)
         try:
-            _try(reward, tried, rows, reply_format, real)
+            if attacks.brings_replies(reward):
+                _try_own(reward, tried, rows, real)
+            else:
+                _try(reward, tried, rows, reply_format, real)
         except RigError as error:
             tried.problems.append(error.message)
         found.append(tried)
@@ -203,6 +209,16 @@ def _try(
     if real:
         tried.real = _on_real(reward, tried, real)
     _judge(tried)
+
+
+def _try_own(
+    reward: Reward, tried: RewardReport, rows: Sequence[Row], real: Sequence[tuple[Row, list[str]]]
+) -> None:
+    """A reward of whole texts: the replies that it brings take the place of golds and damage."""
+    found = attacks.attack_reward(reward, rows, call_reward)
+    tried.top, tried.cheap, tried.problems = found.worked, found.cheap, found.problems
+    if real:
+        tried.real = _on_real(reward, tried, real)
 
 
 def _first(row: Row) -> str:

@@ -17,11 +17,13 @@ from rich.table import Table
 
 from rig import runs
 from rig.errors import RigError, WrongUse
+from rig.model.reply_format import TAUGHT
 from train.data import dataset
 from train.data.dataset import Row
 from train.monitor import log
 from train.recipe import Recipe
-from train.rewards import lint
+from train.rewards import attacks, lint
+from train.rewards.binding import bind_reward
 from train.rewards.builtin import completion_text
 
 PROMPTS = 16
@@ -59,6 +61,21 @@ def lint_recipe(
         "rewards": [asdict(one) for one in tried],
         "problems": problems,
         "notes": notes,
+    }
+
+
+def lint_reward(name: str) -> dict[str, Any]:
+    """The same for one reward by its name, on the rows that it brings; it is paid no recipe's weight."""
+    reward = bind_reward(name)
+    rows = attacks.sample_rows(name, reward)
+    tried, problems = lint.lint_rewards([(name, 1.0, {})], rows, TAUGHT)
+    return {
+        "ok": not problems and not tried[0].problems,
+        "golds": 0,
+        "real_source": None,
+        "rewards": [asdict(one) for one in tried],
+        "problems": problems,
+        "notes": [f"Tried on {len(rows)} rows that come with it; a recipe's own: --check RECIPE."],
     }
 
 
@@ -165,10 +182,12 @@ def _not_at_hand(recipe: Recipe) -> str | None:
 def print_lint_report(found: dict[str, Any], console: Console) -> None:
     """Print the object of `rig rewards --check --json` as a table and sentences."""
     source = found["real_source"]
-    console.print(
-        f"{found['golds']} gold answers" + (f"; real completions from {source}" if source else ""),
-        markup=False,
-    )
+    if found["golds"]:
+        console.print(
+            f"{found['golds']} gold answers"
+            + (f"; real completions from {source}" if source else ""),
+            markup=False,
+        )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("reward", "weight", "gold", "does not see"):
         table.add_column(column, no_wrap=column == "reward")
@@ -189,17 +208,25 @@ def print_lint_report(found: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     for one in found["rewards"]:
+        for kind, mark in sorted(one["cheap"].items(), key=lambda pair: -pair[1]):
+            console.print(f"  {kind:<32}{mark:.2f}", highlight=False)
         for sentence in one["problems"]:
             console.print(f"[red]{escape(one['name'])}:[/] {escape(sentence)}", highlight=False)
         for sentence in one["remarks"]:
             console.print(f"[yellow]{escape(one['name'])}:[/] {escape(sentence)}", highlight=False)
     for sentence in [*found["problems"], *found["notes"]]:
         console.print(sentence, markup=False)
-    if found["ok"]:
+    if not found["ok"]:
+        return
+    if any(one["gold"] for one in found["rewards"]):
         console.print("Every reward gives its top mark to the gold and less to damage.")
+    if any(one["cheap"] for one in found["rewards"]):
+        console.print("No cheap reply earns more than 0.2.")
 
 
 def _gold(one: dict[str, Any]) -> str:
+    if one["cheap"]:
+        return f"worked replies {one['top']:.2f}"
     mark = one["gold"].get("many lines")
     return "" if mark is None else f"{mark:g} of {one['top']:g}"
 
