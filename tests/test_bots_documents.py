@@ -375,3 +375,12 @@ def test_notes_of_a_document_follow_its_text() -> None:
     )
     found = read(docx(p("See note."), **{"word__footnotes.xml": notes}), "a.docx")
     assert found.text == "See note.\n\nThe note."
+
+
+def test_soft_hyphens_are_no_part_of_a_word() -> None:
+    paragraphs = "<p>The In&shy;stand&shy;set&shy;zung of the har\u00adbour.</p>" * 9
+    page = f"<html><body><article>{paragraphs}</article></body></html>"
+    for content, name in ((page.encode(), "a.html"), ("har\u00adbour".encode(), "a.txt")):
+        found = read(content, name).text
+        assert "\u00ad" not in found
+        assert "harbour" in found

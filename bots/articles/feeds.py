@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from bots.documents.article import Unreadable
 
 TYPES = (
-    "application/rss+xml", "application/atom+xml", "application/rdf+xml", "application/xml", "text/xml",
+    "application/rss+xml", "application/x-rss+xml",
+    "application/atom+xml", "application/rdf+xml", "application/xml", "text/xml",
     "text/html", "text/plain", "application/octet-stream", "",
 )  # fmt: skip
 """Content types that feeds come in; many a server calls them HTML or plain text."""

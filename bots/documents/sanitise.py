@@ -59,6 +59,7 @@ def clean_paragraphs(text: str) -> str:
     'a\n\n b'
     """
     text = unicodedata.normalize("NFC", printable_text(text)).replace("\u00a0", " ")
+    text = text.replace("\u00ad", "")  # where a word might be broken
     lines = "\n".join(one.rstrip() for one in text.split("\n"))
     return re.sub(r"\n{3,}", "\n\n", lines).strip("\n ")
 

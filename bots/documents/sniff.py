@@ -21,7 +21,10 @@ _TYPES = {
     "text/x-markdown": "markdown",
     "text/plain": "text",
 }
-ACCEPTED_TYPES = (*_TYPES, "application/octet-stream", "application/zip", "")
+ACCEPTED_TYPES = (
+    *_TYPES, "application/octet-stream", "binary/octet-stream", "application/force-download",
+    "application/x-download", "application/zip", "application/xml", "text/xml", "",
+)  # fmt: skip
 """Content types that a server may send; the bytes decide what they are."""
 
 _MAGIC = (

@@ -1,4 +1,4 @@
-"""Our own fetcher: http and https, checked addresses, no cookies, limits that count after decompression.
+"""Our own fetcher: http and https, checked addresses, cookies for one fetch, limits after decompression.
 
 Safe to run on a schedule: whatever a page or a feed names, only the public internet is asked, certificates
 are always checked, and neither a slow, an endless nor a swollen answer takes more than its share.
@@ -24,7 +24,7 @@ from bots.web import ssrf
 
 MAX_BYTES = 20_000_000
 """Bytes of one answer after decompression."""
-MAX_REDIRECTS = 5
+MAX_REDIRECTS = 10
 CONNECT, READ, TOTAL = 5.0, 10.0, 30.0
 """Seconds to connect, without a byte, and for everything together."""
 USER_AGENT = f"rig/{rig.__version__} (reads articles for one person)"
@@ -58,12 +58,15 @@ def fetch_page(
     """
     deadline = time.monotonic() + total
     context: ssl.SSLContext | None = None
+    cookies = (
+        httpx.Cookies()
+    )  # for this fetch alone: some sites set one and redirect to where they began
     for _ in range(MAX_REDIRECTS + 1):
         target = parse_url(url)
         if target.scheme == "https":
             context = context or httpx.create_ssl_context()
         with _sentences(target), _pool(deadline, allow_private, context) as pool:
-            answer = _one(pool, target, deadline, tuple(accept), max_bytes)
+            answer = _one(pool, target, deadline, tuple(accept), max_bytes, cookies)
         if isinstance(answer, FetchedPage):
             return answer
         url = answer
@@ -96,6 +99,7 @@ def _one(
     deadline: float,
     accept: tuple[str, ...],
     max_bytes: int,
+    cookies: httpx.Cookies,
 ) -> FetchedPage | str:
     """Ask once; return the answer, or the address that a redirect names."""
     headers: dict[bytes | str, bytes | str] = {
@@ -105,6 +109,10 @@ def _one(
         "Accept-Language": "en, *;q=0.5",
         "Connection": "close",
     }
+    request = httpx.Request("GET", target)
+    cookies.set_cookie_header(request)
+    if cookie := request.headers.get("cookie"):
+        headers["Cookie"] = cookie
     url = httpcore.URL(
         scheme=target.raw_scheme,
         host=target.raw_host,
@@ -114,6 +122,7 @@ def _one(
     timeout = {"connect": CONNECT, "read": READ, "write": READ, "pool": READ}
     with pool.stream("GET", url, headers=headers, extensions={"timeout": timeout}) as answer:
         found = httpx.Headers(answer.headers)
+        cookies.extract_cookies(httpx.Response(answer.status, headers=found, request=request))
         if answer.status in (301, 302, 303, 307, 308) and "location" in found:
             try:
                 return str(target.join(found["location"]))
