@@ -18,6 +18,15 @@ from typing import Any
 
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+ALIASES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
@@ -52,10 +61,11 @@ class Schedule:
         if isinstance(self._rule, timedelta):
             period = self._rule
             return EPOCH + (((after - EPOCH) // period) + 1) * period
-        found = self._rule.get_next_fire_time(None, after + timedelta(microseconds=1))
-        if found is None:
+        moment = after + timedelta(microseconds=1)
+        found = [rule.get_next_fire_time(None, moment) for rule in self._rule]
+        if not any(found):
             raise ValueError(f"the schedule {self.text!r} never comes")
-        return found  # type: ignore[no-any-return]
+        return min(slot for slot in found if slot is not None)  # type: ignore[no-any-return]
 
     def slots_between(self, after: datetime, until: datetime) -> Iterator[datetime]:
         """Every slot after `after` that is due by `until`."""
@@ -80,7 +90,7 @@ class Schedule:
             if not SECOND <= period <= timedelta(days=366):
                 raise ValueError("a period lies between 1s and 366d")
             return period
-        fields = self.text.split(" ")
+        fields = ALIASES.get(self.text.lower(), self.text).split(" ")
         if len(fields) != 5:
             raise ValueError(
                 'write five cron fields ("0 */2 * * *": minute, hour, day, month, weekday) '
@@ -91,7 +101,11 @@ class Schedule:
         names = ("minute", "hour", "day", "month", "day_of_week")
         values = dict(zip(names, fields, strict=True))
         values["day_of_week"] = _weekdays(values["day_of_week"])
-        return CronTrigger(**values, second=0, timezone=UTC)
+        rules = [values]
+        if not fields[2].startswith("*") and not fields[4].startswith("*"):
+            # cron's own rule: where both are given, either of them makes a day
+            rules = [{**values, "day": "*"}, {**values, "day_of_week": "*"}]
+        return tuple(CronTrigger(**rule, second=0, timezone=UTC) for rule in rules)
 
 
 def _weekdays(field: str) -> str:
@@ -99,14 +113,20 @@ def _weekdays(field: str) -> str:
 
     >>> _weekdays("0"), _weekdays("5-7"), _weekdays("mon,3"), _weekdays("*")
     ('sun', 'fri,sat,sun', 'mon,wed', '*')
+    >>> _weekdays("*/2"), _weekdays("1-5/2")
+    ('sun,tue,thu,sat', 'mon,wed,fri')
     """
     if field == "*":
         return field
     days = []
     for part in field.lower().split(","):
-        first, _, last = part.partition("-")
-        start, end = _weekday(first), _weekday(last or first)
-        days += [WEEKDAYS[(start + i) % 7] for i in range((end - start) % 7 + 1)]
+        span, slash, every = part.partition("/")
+        if slash and not (every.isdigit() and 0 < int(every) < 8):
+            raise ValueError(f"there is no step {every!r} among weekdays: write 1-7")
+        first, _, last = ("0-6" if span == "*" else span).partition("-")
+        start, end = _weekday(first), _weekday(last or ("6" if slash else first))
+        steps = range(0, (end - start) % 7 + 1, int(every or 1))
+        days += [WEEKDAYS[(start + step) % 7] for step in steps]
     return ",".join(days)
 
 
