@@ -272,3 +272,21 @@ def test_what_a_backend_changed_behind_our_back_is_put_back(mine: str) -> None:
     assert (trainer.epsilon_high, trainer.args.epsilon_high) == (0.2, 0.2)
     assert trainer.mask_truncated_completions is False
     assert trainer.args.learning_rate == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("targets", "chunked", "refused"),
+    [
+        ('["lm_head"]', "true", True),
+        ('["q_proj", "lm_head"]', "true", True),
+        ('["q_proj", "lm_head"]', "false", False),
+        ('["q_proj"]', "true", False),
+        ("all-linear", "true", False),
+    ],
+)
+def test_chunked_log_probabilities_refuse_an_adapter_on_the_head(
+    targets: str, chunked: str, refused: bool
+) -> None:
+    settings = [f"lora.targets={targets}", f"backend.chunked_logprobs={chunked}"]
+    said = unsupported_settings(recipes.load_recipe("toy-arithmetic", settings), "trl", cuda=False)
+    assert any("adapter on lm_head" in one for one in said) == refused

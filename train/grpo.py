@@ -63,7 +63,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         raise WrongUse(wrong[0])
     backend = backends.import_backend(name, run.path, threads=recipe.backend.threads)
 
-    from train.data import dataset
+    from train.data import dataset, same_data
     from train.eval.models import SamplingParams
     from train.eval.problems import take_problems
     from train.monitor.progress import ProgressBar
@@ -80,6 +80,7 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
     reply_format = recipe.reply_format.to_reply_format()
     table = recipe.data.model_dump(exclude={"max_prompt_length"})
     splits = dataset.load_splits(**table, system_prompt=reply_format.system_prompt)
+    same_data.check_data(run.path, splits, recipe.data.source)
     functions = [
         bind_reward(reward.name, reward.options, reply_format) for reward in recipe.rewards
     ]
@@ -106,6 +107,8 @@ def train(run: Run, recipe: Recipe, *, gpus: int, quiet: bool) -> None:
         weights = backends.find_weights(recipe.model.name, recipe.model.revision)
         if weights is not None:
             base_weights.check_base_weights(run, weights)
+        if first:
+            same_data.note_data(run.path, splits)
         splits = _drop_long_prompts(splits, tokenizer, recipe.data.max_prompt_length)
         for note in splits.notes:
             say(f"  {note}")

@@ -34,6 +34,11 @@ def unsupported_settings(recipe: Recipe, backend: str, *, cuda: bool) -> list[st
             found.append("model.attention = flash_attention_2 needs a CUDA GPU: use sdpa.")
     if recipe.backend.compile and recipe.grpo.cache_implementation != "static":
         found.append('backend.compile wants grpo.cache_implementation = "static": set both.')
+    if recipe.backend.chunked_logprobs and "lm_head" in recipe.lora.targets:
+        found.append(
+            "backend.chunked_logprobs reads the head's own weights, so an adapter on lm_head would learn "
+            "nothing: --set backend.chunked_logprobs=false, or leave lm_head out of lora.targets."
+        )
     found += [
         f"schedule.report_to: {tracker} is not installed: pip install {tracker}, or leave it out."
         for tracker in schedule.report_to
