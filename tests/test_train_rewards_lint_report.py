@@ -231,7 +231,8 @@ def printed(found: dict[str, Any], width: int = 120) -> list[str]:
 def reported(**changes: Any) -> dict[str, Any]:
     return {
         "name": "correct", "weight": 1.0, "top": 1.0, "gold": {"many lines": 0.975}, "real": None,
-        "damaged": {"wrong answer": 0.0, "no tags": 0.975, "empty": None}, "problems": [], "remarks": [],
+        "damaged": {"wrong answer": 0.0, "no tags": 0.975, "empty": None}, "cheap": {},
+        "problems": [], "remarks": [],
     } | changes  # fmt: skip
 
 
