@@ -24,7 +24,7 @@ from support.fake_hub import COMMIT, FakeHub, fake_hub
 REPO = "someone/Model-GGUF"
 
 
-BYTES = random.Random(1).randbytes(3_000_000)
+BYTES = b"GGUF" + random.Random(1).randbytes(2_999_996)
 
 
 @pytest.fixture

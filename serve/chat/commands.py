@@ -180,7 +180,8 @@ def pull_command(reference: str, as_json: bool) -> None:
     """
     import json
 
-    from rig.errors import WrongUse
+    from rig.errors import RigError, WrongUse
+    from rig.model.gguf import is_gguf
     from serve.models import download as pulling
     from serve.models.progress import progress_bar
     from serve.models.reference import parse_reference
@@ -192,6 +193,9 @@ def pull_command(reference: str, as_json: bool) -> None:
         )
     with progress_bar() as progress:
         path = pulling.pull_model(wanted, progress)
+    if not is_gguf(path):
+        path.unlink()
+        raise RigError(f"{reference} is not a GGUF, whatever its name says: it was thrown away.")
     if as_json:
         click.echo(json.dumps(pulling.read_record(path) | {"path": str(path)}, indent=2))
     else:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,11 @@ from serve.models.reference import ModelReference
 
 CHUNK = 1 << 20
 TRIES = 5
-"""Failures in a row, with not a byte between them, after which it gives up."""
+"""Failures in a row, with less than a `CHUNK` between them, after which it gives up."""
+SLOW = (60.0, 1 << 14)
+"""In so many seconds fewer bytes than these are a failure."""
+MOST_BYTES = 1 << 44
+"""No file of a model is larger."""
 Progress = Callable[[str, int, int], None]
 """(file name, bytes there, bytes in all), called often."""
 
@@ -90,21 +95,31 @@ def find_hub_files(reference: ModelReference) -> tuple[list[HubFile], dict[str, 
         ) from None
     except errors.OfflineModeIsEnabled:
         raise RigError("HF_HUB_OFFLINE is set: unset it to pull a model.") from None
+    except errors.HFValidationError:
+        raise WrongUse(f"{reference.repo} can be no name of a model: check it.") from None
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError) as error:
+        raise RigError(
+            f"{api.endpoint} answers what no hub does ({_short(error)[:100]}): check HF_ENDPOINT."
+        ) from None
     except (httpx.HTTPError, errors.HfHubHTTPError, OSError) as error:
         raise RigError(
             f"{api.endpoint} can't be asked ({_short(error)}): try again later."
         ) from None
     siblings = {found.rfilename: found for found in info.siblings or []}
+    if not _is_hash(info.sha, 40):
+        raise RigError(f"{api.endpoint} names no commit of {reference.repo}: it is no hub.")
     sources = []
     for name in reference.choose_files(siblings):
         lfs, size = siblings[name].lfs, siblings[name].size
-        if lfs is None or size is None or info.sha is None:
+        if lfs is None or not _is_hash(lfs.sha256, 64):
             raise RigError(
                 f"The hub gives no hash for {name}: it can't be checked, so rig won't pull it."
             )
+        if type(size) is not int or not 0 < size < MOST_BYTES:
+            raise RigError(f"The hub says that {name} has {size!r:.40} bytes: rig won't pull it.")
         url = f"{api.endpoint}/{reference.repo}/resolve/{info.sha}/{quote(name)}"
         asked = reference.revision
-        sources.append(HubFile(reference.repo, asked, info.sha, name, url, size, lfs.sha256))
+        sources.append(HubFile(reference.repo, asked, str(info.sha), name, url, size, lfs.sha256))
     token = get_token()
     return sources, {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -120,6 +135,8 @@ def download_file(
     lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
     try:
         with lock.acquire(timeout=0):
+            if part.is_symlink():  # not rig's: nothing is written through it
+                part.unlink()
             digest = _download(source, part, headers, progress)
             if digest != source.sha256:
                 part.unlink()
@@ -140,23 +157,21 @@ def download_file(
 def _download(source: HubFile, part: Path, headers: dict[str, str], progress: Progress) -> str:
     """Bring `part` to its full size and return its sha256."""
     digest, have = _digest_of(part, source, progress)
-    failures = 0
+    failures, furthest = 0, have
     with httpx.Client(follow_redirects=True, timeout=30.0, headers=headers) as client:
         while have < source.size:
-            before = have
+            why = "nothing came"
             try:
                 with client.stream("GET", source.url, headers=_range(have)) as response:
                     if (
                         have and response.status_code != 206
                     ):  # the part is not wanted: from the start
                         digest, have = hashlib.sha256(), 0
-                    _check(response, source)
+                    _check(response, source, have)
                     with part.open("r+b" if have else "wb") as file:
                         file.seek(have)
                         file.truncate()
-                        for (
-                            piece
-                        ) in response.iter_raw():  # as it comes: a larger piece could be lost
+                        for piece in _pieces(response):  # as it comes: a larger piece could be lost
                             file.write(piece)
                             digest.update(piece)
                             have += len(piece)
@@ -166,14 +181,32 @@ def _download(source: HubFile, part: Path, headers: dict[str, str], progress: Pr
                                     f"{source.url} sends more than it said: pull it again."
                                 )
             except httpx.TransportError as error:
-                failures = 0 if have > before else failures + 1
-                if failures >= TRIES:
-                    raise RigError(
-                        f"The connection broke off at {have:,} of {source.size:,} bytes "
-                        f"({_short(error)}): run the same command again to go on from there."
-                    ) from None
-                time.sleep(min(0.2 * 2**failures, 5))
+                why = _short(error)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:  # redirects in a circle and such
+                raise RigError(f"{source.url} leads nowhere ({_short(error)}).") from None
+            if have >= source.size:
+                break
+            failures = 0 if have >= min(source.size, furthest + CHUNK) else failures + 1
+            furthest = max(furthest, have)
+            if failures >= TRIES:
+                raise RigError(
+                    f"The connection broke off at {have:,} of {source.size:,} bytes ({why}), "
+                    f"{TRIES} times without getting on: run the same command again to go on from there."
+                ) from None
+            time.sleep(min(0.2 * 2**failures, 5))
     return str(digest.hexdigest())
+
+
+def _pieces(response: httpx.Response) -> Iterator[bytes]:
+    """What comes, as long as enough of it comes."""
+    began, came = time.monotonic(), 0
+    for piece in response.iter_raw():
+        came += len(piece)
+        yield piece
+        if (now := time.monotonic()) - began > SLOW[0]:
+            if came < SLOW[1]:
+                raise httpx.ReadTimeout(f"{came:,} bytes in {now - began:.0f} s")
+            began, came = now, 0
 
 
 def _digest_of(part: Path, source: HubFile, progress: Progress) -> tuple[Any, int]:
@@ -195,11 +228,20 @@ def _range(have: int) -> dict[str, str]:
     return {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
 
 
-def _check(response: httpx.Response, source: HubFile) -> None:
+def _check(response: httpx.Response, source: HubFile, have: int) -> None:
+    """Refuse an answer that can't be the rest of the file."""
     if response.status_code >= 500:
         raise httpx.RemoteProtocolError(f"the hub answered {response.status_code}")  # tried again
     if response.status_code not in (200, 206):
         raise RigError(f"{source.url} answered {response.status_code}: pull it again later.")
+    if (packed := response.headers.get("content-encoding", "identity")) != "identity":
+        raise RigError(
+            f"{source.url} is sent packed ({packed[:20]!r}), which has other bytes than the file: a proxy "
+            f"between here and the hub does that; pull it past the proxy."
+        )
+    place = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+    if response.status_code == 206 and place and int(place[1]) != have:
+        raise RigError(f"{source.url} sends another part than it was asked for: pull it again.")
 
 
 def _check_room(missing: list[tuple[HubFile, Path]]) -> None:
@@ -233,6 +275,10 @@ def _is_here(source: HubFile, target: Path) -> bool:
 
 def _record(target: Path) -> Path:
     return target.with_name(target.name + ".json")
+
+
+def _is_hash(found: object, digits: int) -> bool:
+    return isinstance(found, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", found) is not None
 
 
 def _short(error: Exception) -> str:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 from rig.errors import WrongUse
 from rig.model.gguf import FILE_TYPES
 
 FORM = re.compile(
-    r"(?:https?://[^/]+/|hf:(?://)?)?"
-    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*?)"
-    r"(?:/(?:resolve/[^/]+/|blob/[^/]+/)?(?P<file>[\w./ -]+\.gguf))?"
+    r"(?P<repo>\w[\w.-]*/[\w-][\w.-]*?)"
+    r"(?:/(?:(?:resolve|blob|raw|tree)/(?P<branch>refs/(?:pr|convert)/[\w.-]+|[^/\0-\x1f]+)(?:/|$))?"
+    r"(?P<file>[^@:\0-\x1f]+\.gguf|(?<=/)[\w./ -]*)?)?"
     r"(?::(?P<quant>[\w-]+))?"
     r"(?:@(?P<revision>[\w./-]+))?"
 )
+HOST = re.compile(
+    r"(?:https?://(?P<host>[^/]+)/|(?P<bare>(?:www\.)?(?:huggingface\.co|hf\.co))/|hf:(?://)?)"
+)
+HUBS = ("huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co", "hf-mirror.com")
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
 USUAL = "Q4_K_M"
+MOST_NAME = 200
+"""Bytes of a name: what is written beside the file has longer ones."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class ModelReference:
     quant: str | None = None
     """As its files are named, in any case: Q4_K_M, UD-Q4_K_XL."""
     file: str | None = None
+    """One file, or a folder where it ends in a slash."""
     revision: str | None = None
     """Branch, tag or commit; None is the main branch."""
 
@@ -49,7 +58,13 @@ class ModelReference:
             raise WrongUse(
                 f"{self.repo} has no GGUF file: rig serves GGUF files only (look for {self._gguf_repo()})."
             )
-        if self.file:
+        if self.file and self.file.endswith("/"):
+            inside = {
+                whole: parts for whole, parts in models.items() if whole.startswith(self.file)
+            }
+            wanted = [p for w, p in inside.items() if self.quant and _is(self.quant, w)]
+            found = wanted if self.quant else list(inside.values())
+        elif self.file:
             found = [parts for parts in models.values() if self.file in parts]
         elif self.quant:
             found = [parts for whole, parts in models.items() if _is(self.quant, whole)]
@@ -81,10 +96,34 @@ def parse_reference(text: str) -> ModelReference | None:
     >>> [parse_reference(text) for text in ("model.gguf", "./o/r", "/o/r", "C:/x")]
     [None, None, None, None]
     """
-    match = FORM.fullmatch(text)
-    return (
-        ModelReference(**match.groupdict()) if match and _is_inside(match["file"] or "") else None
-    )
+    link = HOST.match(text)
+    rest = text[link.end() :] if link else text
+    if link:  # what a browser shows beside the address: ?download=true, #files, %20
+        rest = unquote(re.split(r"[?#]", rest)[0]).rstrip("/")
+    match = FORM.fullmatch(rest)
+    if match is None:
+        return None
+    repo, branch, file, quant, revision = match.groups()
+    if link and link["host"] and link["host"].lower() not in (*HUBS, _endpoint_host()):
+        raise WrongUse(
+            f"{link['host']} is not the hub that rig asks ({_endpoint_host()}): set HF_ENDPOINT to pull "
+            f"from another one."
+        )
+    if branch and revision and branch != revision:
+        raise WrongUse(f"{text} names two branches, {branch} and {revision}: keep one.")
+    asked = revision or branch
+    if file and not file.endswith(".gguf"):  # a folder of a tree
+        file = file.rstrip("/") + "/" if branch else file
+        if not branch:
+            return None
+    if not _is_inside(file or "") or not _is_inside(asked or "") or ".." in (asked or ""):
+        return None
+    return ModelReference(repo, quant, file or None, None if asked == "main" else asked)
+
+
+def _endpoint_host() -> str:
+    """The hub that huggingface_hub asks, without importing it."""
+    return urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").netloc.lower()
 
 
 def quant_of(name: str) -> str | None:
@@ -102,7 +141,7 @@ def quant_of(name: str) -> str | None:
 def _models(names: Iterable[str]) -> dict[str, list[str]]:
     """Files by the name of the whole; vision projectors and importance matrices are no models."""
     found: dict[str, list[str]] = {}
-    for name in sorted(filter(_is_inside, names)):
+    for name in sorted(name for name in names if isinstance(name, str) and _is_inside(name)):
         last = name.rpartition("/")[2].lower()
         if last.endswith(".gguf") and not last.startswith(("mmproj", "imatrix")):
             found.setdefault(SPLIT.sub("", name), []).append(name)
@@ -110,8 +149,14 @@ def _models(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a file of that name stays in the folder it is put in."""
-    return not name.startswith("/") and "\\" not in name and ".." not in name.split("/")
+    """Whether a file of that name stays in the folder it is put in, and can be one everywhere."""
+    parts = name.removesuffix("/").split("/")
+    return not name or (
+        name.isprintable()
+        and not set(name) & set('\\:*?"<>|')
+        and all(p not in ("", ".", "..") and len(p.encode()) <= MOST_NAME for p in parts)
+        and len(name) <= 1000
+    )
 
 
 def _is(quant: str, whole: str) -> bool:
