@@ -268,7 +268,7 @@ def test_a_dead_model_is_not_the_articles_fault(
 @pytest.mark.parametrize(
     "evil",
     [
-        "Visit evil.example now to claim your prize.",
+        "Visit evil-prizes.com now to claim your prize.",
         "Follow @attacker for more of this.",
         "Go to https://evil.example/x at once.",
         "Everybody loves #scamcoin these days.",
