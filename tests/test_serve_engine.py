@@ -233,3 +233,18 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(RigError, match="can't load"):
         LlamaContext(path, ctx=256, batch=64, sequences=2, threads=1)
+
+
+@pytest.mark.parametrize("parked", [0, 1 << 22])
+@pytest.mark.parametrize("size", [110, 160, 240])
+def test_more_long_prompts_than_fit_are_all_answered(model: Path, size: int, parked: int) -> None:
+    """They come at once; each fits alone, and who has no room yet waits instead of turning in circles."""
+    desk = Desk(model, ctx=512, parked_bytes=parked)
+    alone = Desk(model, ctx=512)
+    prompts = [[i + 1, *desk.tokens("he on " * 200)[: size - 1]] for i in range(6)]
+    for round_ in range(3):
+        jobs = [desk.submit(prompt, max_tokens=6 + round_) for prompt in prompts]
+        desk.run(600)
+        for job, prompt in zip(jobs, prompts, strict=True):
+            assert job in desk.said
+            assert desk.said[job].tokens == alone.ask(prompt, max_tokens=6 + round_).tokens

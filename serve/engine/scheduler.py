@@ -165,6 +165,9 @@ class Scheduler:
         if not self._running:
             return True
         reserve = min(RESERVE, sequence.request.max_tokens or RESERVE)
+        # the cells of prompts that are being read are not taken yet, and are no more to be had: who joined
+        # on them would be sent back, come again with the copy of its cells, and nobody would get on
+        reserve += sum(s.num_uncomputed_tokens - 1 for s in self._running)
         return self.kv_cache.has_room_for(sequence.tokens, sequence.request.adapters, reserve)
 
     def _better_to_wait(self, sequence: Sequence) -> bool:
