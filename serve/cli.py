@@ -36,6 +36,13 @@ from serve.service.subcommands import CommandWithSubcommands
 @click.option("--idle-exit", default=0.0, help="Leave after SECONDS without a request (0 = never).")
 @click.option("--idle-unload", default=0.0, help="Give the memory back after SECONDS (0 = never).")
 @click.option("--no-system", is_flag=True, help="Don't add the taught system prompt.")
+@click.option(
+    "--chat-template",
+    "template",
+    type=click.Path(exists=True, dir_okay=False),
+    help="FILE with a Jinja template in place of the model's own.",
+    metavar="FILE",
+)
 @click.option("--no-draft", is_flag=True, help="Don't guess ahead from the prompt.")
 @click.option("--prefix-cache", default=2.0, help="GiB of prefixes kept on disk (0 = none).")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Name to answer to.")
@@ -58,6 +65,7 @@ def serve(
     idle_exit: float,
     idle_unload: float,
     no_system: bool,
+    template: str | None,
     no_draft: bool,
     prefix_cache: float,
     hosts: tuple[str, ...],
@@ -103,6 +111,7 @@ def serve(
             adapters=tuple(str(path) for _, path in adapters),
             disk=str(paths.cache_dir() / "prefixes") if prefix_cache else "",
             disk_bytes=int(prefix_cache * 2**30),
+            template=_checked_template(template),
             drafting=not no_draft,
         ),
         ServerConfig(
@@ -119,6 +128,20 @@ def serve(
         ),
         IdleTimer(idle_unload, idle_exit),
     ).serve_until_stopped()
+
+
+def _checked_template(given: str | None) -> str:
+    """The file of a chat template that can be read."""
+    if given is None:
+        return ""
+    from rig.model.chat_template import ChatTemplate
+
+    path = Path(given).resolve()
+    try:
+        ChatTemplate(path.read_text("utf-8"), bos="", eos="")
+    except UnicodeDecodeError:
+        raise WrongUse(f"--chat-template: {given} is not text in UTF-8.") from None
+    return str(path)
 
 
 def _adapter(given: str) -> tuple[str, Path]:

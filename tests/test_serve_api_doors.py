@@ -120,6 +120,16 @@ def test_what_is_too_much_is_named(
     assert said in refused.json()["error"]["message"]
 
 
+def test_log_probabilities_are_bounded_in_number(server: Server) -> None:
+    asked = {"logprobs": True, "top_logprobs": 20, "n": 8, "logit_bias": {"264": -100}}
+    made = server.http.post(CHAT, json={**HELLO, **asked, "max_tokens": 4000}, timeout=120).json()
+    rows = sum(len(choice["logprobs"]["content"]) for choice in made["choices"])
+    assert rows == 8 * (32768 // (21 * 8))
+    assert "a reply may have 195 tokens" in made["notes"][0]
+    few = server.http.post(CHAT, json={**HELLO, "logprobs": True, "max_tokens": 20}).json()
+    assert "notes" not in few
+
+
 def test_words_that_look_like_punctuation_are_no_values() -> None:
     assert count_pieces(json.dumps({"content": '", [{' * 200_000, "b": [1, 2]}).encode()) == 4
     assert count_pieces(b"[" * 400_000) == 400_000

@@ -58,7 +58,8 @@ def bench(model: Path) -> Iterator[Workbench]:
 
 
 def render(bench: Workbench, **more: Any) -> dict[str, Any]:
-    job = {"do": "render", "messages": HELLO, "switches": {}, **more}
+    ending = {"add_generation_prompt": True, "continue_final_message": False}
+    job = {"do": "render", "messages": HELLO, "switches": {}, **ending, **more}
     return bench.ask(1, job, "The chat template")
 
 
@@ -289,6 +290,7 @@ class SlowMatcher:
     """A grammar that allows everything, and needs long after some of its tokens."""
 
     forced_tokens: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, slow_at: int, error: str = "") -> None:
         self._tokens = 0

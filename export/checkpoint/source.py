@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +67,8 @@ def find_source(
                 f"{path} has no finished adapter yet (it is {run.state}): let the training end "
                 f"(rig train --resume {shell_word(path)})."
             )
-        found = _put(path.resolve().name, base or run.base_model, run.adapter_folder, run)
+        with _naming_base(run.adapter_folder, base):
+            found = _put(path.resolve().name, base or run.base_model, run.adapter_folder, run)
         if base is None:  # one that is named is the person's own choice
             check_base_weights(run, found.folder)
         return found
@@ -73,7 +76,8 @@ def find_source(
         named = base or str(read_adapter_config(path).get("base_model_name_or_path") or "")
         if not named:
             raise WrongUse(f"{path} is an adapter that names no base: give it with --base.")
-        return _put(path.resolve().name, named, path)
+        with _naming_base(path, base):
+            return _put(path.resolve().name, named, path)
     if base is not None:
         raise WrongUse("--base goes with a run or an adapter folder; MODEL is a model itself.")
     folder = find_model_folder(model)
@@ -116,9 +120,25 @@ def local_model_folder(model: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+@contextlib.contextmanager
+def _naming_base(adapter: Path, given: str | None) -> Iterator[None]:
+    """Say what an adapter's own word for its base was, where that leads nowhere."""
+    try:
+        yield
+    except WrongUse as error:
+        if given is not None:
+            raise
+        named = read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
+        raise WrongUse(
+            f"The adapter in {adapter} names {named} as its base, which is not here: give that base, the "
+            f"16-bit one, with --base FOLDER or a hub id such as org/name."
+        ) from error
+
+
 def _put(name: str, base: str, adapter: Path | None, run: Run | None = None) -> ExportSource:
     folder = find_model_folder(base)
     if adapter is not None:
+        _refuse_quantised_base(adapter, base, folder)
         _refuse_other_family(adapter, folder)
     reply_format = ReplyFormat.from_folder(adapter) if adapter else ReplyFormat()
     return ExportSource(
@@ -129,6 +149,16 @@ def _put(name: str, base: str, adapter: Path | None, run: Run | None = None) -> 
         reply_format if reply_format != ReplyFormat() else ReplyFormat.from_folder(folder),
         run,
     )
+
+
+def _refuse_quantised_base(adapter: Path, base: str, folder: Path) -> None:
+    """Stop at a base whose weights are quantised: the adapter belongs on the ones they were made of."""
+    settings = read_json(folder / "config.json").get("quantization_config")
+    if isinstance(settings, dict) and settings.get("quant_method"):
+        raise RigError(
+            f"The adapter in {adapter} names {base} as its base, whose weights are quantised "
+            f"({settings['quant_method']}): give the 16-bit model that it was made of with --base."
+        )
 
 
 def _refuse_other_family(adapter: Path, folder: Path) -> None:

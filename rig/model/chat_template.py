@@ -23,6 +23,8 @@ Part = tuple[str, bool]
 
 LEFT, RIGHT = "\ue000", "\ue001"
 """Private characters that enclose the number of a forged control token while the template runs."""
+END = "\ue002"
+"""Stands at the end of a message that is to be continued, while the template runs."""
 
 
 BROKEN = (
@@ -68,8 +70,27 @@ class ChatTemplate:
         self._bos, self._eos = bos, eos
         words = sorted((word for word in control if word.strip()), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, words))) if words else None
+
+        class Generation(jinja2.ext.Extension):
+            """`{% generation %}` marks what the assistant said: its body is rendered."""
+
+            tags = {"generation"}  # noqa: RUF012
+
+            def parse(self, parser: Any) -> Any:
+                """A block with a scope of its own, as transformers has it."""
+                line = next(parser.stream).lineno
+                body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+                return jinja2.nodes.CallBlock(
+                    self.call_method("_render_body"), [], [], body
+                ).set_lineno(line)
+
+            def _render_body(self, caller: Any) -> str:
+                return str(caller())
+
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[Generation, jinja2.ext.loopcontrols],
         )
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise
@@ -84,9 +105,13 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         **more: Any,
     ) -> list[Part]:
-        """The prompt in parts; `more` are the template's own switches, such as enable_thinking."""
+        """The prompt in parts; `more` are the template's own switches, such as enable_thinking.
+
+        With `continue_final_message` the prompt ends with the last message, whose turn stays open.
+        """
         import jinja2
 
         forged: list[str] = []
@@ -97,12 +122,14 @@ class ChatTemplate:
             }
             for m in messages
         ]
+        if continue_final_message:
+            safe[-1]["content"] = str(safe[-1]["content"]) + END
         given = {
             "tools": None,
             "documents": None,
             **{key: self._mark_all(value, forged) for key, value in more.items()},
             "messages": safe,
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": add_generation_prompt and not continue_final_message,
             "bos_token": self._bos,
             "eos_token": self._eos,
         }
@@ -110,12 +137,20 @@ class ChatTemplate:
             text = self._template.render(given)
         except (jinja2.TemplateError, *BROKEN) as error:
             raise ChatTemplateError(f"The model's chat template failed: {error}.") from error
+        if continue_final_message:
+            text, found, _ = text.rpartition(END)
+            if not found:
+                raise ChatTemplateError(
+                    "The model's chat template does not show the last message, so it can't be continued: "
+                    "end with a message of the user."
+                )
         return self._unmark(text, forged)
 
     def _mark(self, content: Any, forged: list[str]) -> Any:
         if not isinstance(content, str):
             return content
-        content = content.replace(LEFT, "\ufffd").replace(RIGHT, "\ufffd")
+        for own in (LEFT, RIGHT, END):
+            content = content.replace(own, "\ufffd")
         if self._control is None:
             return content
 

@@ -128,6 +128,8 @@ class ReplySplitter:
         }
         self._tags.pop("", None)
         self._thinking = False
+        self.closed = False
+        """Whether a thought has ended."""
         self._kept = ""
 
     def feed_text(self, text: str) -> tuple[str, str]:
@@ -151,6 +153,7 @@ class ReplySplitter:
             if not tag:
                 return thought, answer
             self._thinking = self._tags[tag]
+            self.closed = self.closed or not self._thinking
 
     def flush_text(self) -> tuple[str, str]:
         """Return what was kept back: at the end of the stream it is text after all."""
@@ -170,6 +173,41 @@ PLAIN = ReplyFormat()
 
 THINKING = ReplyFormat(reasoning_open="<think>", reasoning_close="</think>")
 """How models that were taught elsewhere mark their thoughts, as far as they do."""
+
+FAMILIES = (
+    THINKING,
+    ReplyFormat(
+        reasoning_open="<|channel|>analysis<|message|>",
+        reasoning_close="<|end|>",
+        answer_open="<|start|>assistant<|channel|>final<|message|>",
+    ),
+    ReplyFormat(reasoning_open="[THINK]", reasoning_close="[/THINK]"),
+    ReplyFormat(reasoning_open="<seed:think>", reasoning_close="</seed:think>"),
+    ReplyFormat(reasoning_open="<thought>", reasoning_close="</thought>"),
+    ReplyFormat(reasoning_open="<thinking>", reasoning_close="</thinking>"),
+    ReplyFormat(reasoning_open="<reasoning>", reasoning_close="</reasoning>"),
+    ReplyFormat(reasoning_open="<|START_THINKING|>", reasoning_close="<|END_THINKING|>"),
+    ReplyFormat(reasoning_open="<|inner_prefix|>", reasoning_close="<|inner_suffix|>"),
+    ReplyFormat(reasoning_open="◁think▷", reasoning_close="◁/think▷"),
+)
+"""How families of models mark their thoughts; which one it is, the model's own template says."""
+
+
+def format_of_template(template: str) -> ReplyFormat:
+    """How a model that was taught elsewhere speaks, by the tags in its chat template.
+
+    >>> format_of_template("{{ m.content.split('[/THINK]')[-1] }}").reasoning_open
+    '[THINK]'
+    >>> format_of_template("{{ m.content }}") == PLAIN
+    True
+    """
+    for one in FAMILIES:
+        if one.reasoning_open in template or (
+            one.reasoning_close in template and one.reasoning_close != "<|end|>"
+        ):
+            return one
+    return PLAIN
+
 
 TAUGHT = ReplyFormat(
     system_prompt=(

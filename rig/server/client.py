@@ -73,7 +73,7 @@ class ModelClient:
     ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._named = model
-        headers = {"X-Rig-Priority": priority}
+        headers = {"X-Rig-Priority": priority, "X-Rig-Max-Tokens": "exact"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
         try:

@@ -128,11 +128,7 @@ class App:
             add_special=form.add_special,
             pieces=form.with_pieces,
         )
-        tokens: list[Any] = found["tokens"]
-        if form.with_pieces:
-            both = zip(tokens, found["pieces"], strict=True)
-            tokens = [{"id": token, "piece": piece} for token, piece in both]
-        return JSONResponse({"tokens": tokens})
+        return Response(found["body"], media_type="application/json")
 
     async def _detokenize(self, request: Request) -> Response:
         form = parse_body(forms.DetokenizeRequest, await request.body())
@@ -142,7 +138,7 @@ class App:
 
     async def _apply_template(self, request: Request) -> Response:
         form = parse_body(forms.ApplyTemplateRequest, await request.body())
-        prompt = await self.planner.render_prompt(form.messages, form.chat_template_kwargs)
+        prompt = await self.planner.render_prompt(form)
         return JSONResponse({"prompt": prompt})
 
     def _look(self) -> dict[str, tuple[str, float]]:

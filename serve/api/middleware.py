@@ -16,12 +16,14 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rig.server.served_names import ServedNames
+from serve.hardware.machine import trim_memory
 
 OPEN = ("/health", "/v1/health")
 """Paths that need no key."""
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 """What a form of a page sends. curl says so of any body too, but without the marks of a page."""
 SMALL_BODY = 1 << 16
+TRIM_SECONDS = 1.0
 BODIES = 4
 """How many bodies of full length may be held at once; small ones always have room."""
 
@@ -48,6 +50,7 @@ class RequestGuard:
         self._patience = patience
         self._held = 0
         """Bytes of large bodies that have arrived and are not read yet."""
+        self._trim_later: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -112,9 +115,16 @@ class RequestGuard:
         return again
 
     def _release(self, held: _Body) -> None:
+        if held.counted and self._trim_later is None:
+            self._trim_later = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
         self._held -= held.counted
         held.counted = 0
         held.parts.clear()
+
+    def _trim(self) -> None:
+        """Give the memory of large bodies back to the system: glibc would keep it for the next ones."""
+        self._trim_later = None
+        trim_memory()
 
     def _refusal(self, path: str, headers: dict[str, str], served: str) -> tuple[int, str] | None:
         if not self._names.has_host(headers.get("host", "")):

@@ -27,7 +27,14 @@ MAX_SCHEMA = 1 << 17
 """Characters of a schema, its punctuation roughly counted."""
 MAX_SWITCHES = 1 << 16
 """Characters of what is given to a chat template beside the messages."""
-RESERVED = ("messages", "add_generation_prompt", "bos_token", "eos_token", "self")
+RESERVED = (
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+    "bos_token",
+    "eos_token",
+    "self",
+)
 """What a chat template is given by the server alone."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -162,6 +169,7 @@ class JsonSchema(RequestBody):
     """OpenAI's wrapping of a schema."""
 
     name: str | None = None
+    strict: bool | None = None
     schema_: Schema = Field(default_factory=dict, alias="schema")
 
 
@@ -184,7 +192,7 @@ class CommonRequest(RequestBody):
     """What chat and plain completions have in common."""
 
     model: str | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = None
     temperature: Finite | None = Field(None, ge=0, le=100)
     top_p: Finite | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1)
@@ -205,6 +213,22 @@ class CommonRequest(RequestBody):
     lora: list[LoraChoice] | None = Field(None, max_length=MAX_ADAPTERS)
     reasoning_format: str | None = None
     ignore_eos: bool = False
+
+    def num_logprobs(self) -> int | None:
+        """How many likely tokens to report; None = no logprobs."""
+        raise NotImplementedError
+
+    def length_limit(self) -> tuple[int | None, list[str]]:
+        """Tokens that the reply may have (None: as many as fit), and what to say about that.
+
+        -1 is llama-server's and LM Studio's word for no limit.
+        """
+        asked = self.max_tokens
+        if asked is None or asked < 0:
+            return None, []
+        if asked == 0:
+            return 1, ["max_tokens 0 is taken as 1: a reply has at least one token."]
+        return asked, []
 
     def sampling_fields(self) -> dict[str, Any]:
         """The fields of `serve.engine.sampling.SamplerParams` that were given."""
@@ -235,19 +259,30 @@ class CommonRequest(RequestBody):
                 'response_format of type "json_schema" needs json_schema: {"schema": {...}}.',
                 param="response_format",
             )
-        return {"schema": _bounded(form.json_schema.schema_)}
+        schema = _bounded(form.json_schema.schema_)
+        return {"schema": schema, "strict": form.json_schema.strict or False}
 
 
 class ChatCompletionRequest(CommonRequest):
     """The body of /v1/chat/completions."""
 
     messages: Messages
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     chat_template_kwargs: Switches = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
+
+    def length_limit(self) -> tuple[int | None, list[str]]:
+        """As `CommonRequest.length_limit`, under either name."""
+        if self.max_completion_tokens is not None:
+            return self.model_copy(
+                update={"max_tokens": self.max_completion_tokens, "max_completion_tokens": None}
+            ).length_limit()
+        return super().length_limit()
 
     def num_logprobs(self) -> int | None:
         """How many likely tokens to report; None = no logprobs."""
@@ -302,6 +337,8 @@ class ApplyTemplateRequest(RequestBody):
 
     messages: Messages
     chat_template_kwargs: Switches = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
 def _bounded(schema: Any) -> Any:

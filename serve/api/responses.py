@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rig.model.reply_format import ReplyFormat, ReplySplitter
+from rig.model.reply_format import PLAIN, ReplyFormat, ReplySplitter
 from serve.api.admission import AdmissionQueue
 from serve.engine.supervisor import EngineRefused, EngineSupervisor
 
@@ -29,6 +29,10 @@ class Choice:
     """How to take it apart; without tags everything is the answer."""
     opened: bool = False
     """The prompt ended inside a thought."""
+    continued: bool = False
+    """The reply goes on with a text that has begun: blanks at its beginning count."""
+    notes: list[str] = field(default_factory=list)
+    """What of the request was not done as it was asked."""
     thought: str = ""
     text: str = ""
     logprobs: list[Any] = field(default_factory=list)
@@ -50,6 +54,7 @@ class Choice:
         self.tokens += len(event.get("tokens", ()))
         self.timings = event.get("timings", self.timings)
         self.finish = event.get("finish")
+        self.notes += event.get("notes", ())
         if event.get("tokens") and not self.first_at:
             self.first_at = time.monotonic()
         thought, text = self._splitter.feed_text(event.get("text", ""))
@@ -57,8 +62,12 @@ class Choice:
             more_thought, more_text = self._splitter.flush_text()
             thought, text = thought + more_thought, text + more_text
         if self.reply_format.reasoning_open:
+            before = self.text or ("." if self.continued else "")
             thought, self._thought_kept = _trim(self.thought, self._thought_kept + thought)
-            text, self._text_kept = _trim(self.text, self._text_kept + text)
+            text, self._text_kept = _trim(before, self._text_kept + text)
+        if self.finish == "stop" and self.opened and not self._splitter.closed and not text:
+            # the prompt opened a thought, and the model answered without one: nothing of it is lost
+            text = self.thought + thought
         self.thought += thought
         self.text += text
         logprobs = event.get("logprobs", [])
@@ -86,12 +95,17 @@ def _trim(before: str, fresh: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """A prompt as the engine takes it."""
+    """A prompt as the engine takes it, and how the reply to it is taken apart."""
 
     tokens: list[int]
     grammar: dict[str, Any] | None
-    opened: bool
+    reply_format: ReplyFormat = PLAIN
+    opened: bool = False
     """It ends inside a thought."""
+    continued: bool = False
+    """It ends inside an answer."""
+    shown: tuple[tuple[int, str], ...] = ()
+    """What stands in the reply for tokens that are no text."""
 
 
 class LazyPrompt:
@@ -120,7 +134,8 @@ class CompletionPlan:
     asked: list[dict[str, Any]]
     prompts: list[LazyPrompt]
     """The prompt of each choice; several share one."""
-    reply_format: ReplyFormat
+    notes: tuple[str, ...] = ()
+    """What is not done as it was asked."""
     urgent: bool = True
     stream: bool = False
     include_usage: bool = False
@@ -174,9 +189,16 @@ class CompletionRunner:
     async def _write(self, plan: CompletionPlan, index: int) -> AsyncGenerator[ChoiceDelta]:
         async with self._queue.admit_request(urgent=plan.urgent) as turn:
             prompt = await plan.prompts[index].get()
-            choice = Choice(index, plan.reply_format, prompt.opened)
+            choice = Choice(
+                index, prompt.reply_format, prompt.opened, prompt.continued, list(plan.notes)
+            )
             ticket = self._host.new_ticket(
-                {**plan.asked[index], "prompt": prompt.tokens, "grammar": prompt.grammar}
+                {
+                    **plan.asked[index],
+                    "prompt": prompt.tokens,
+                    "grammar": prompt.grammar,
+                    "shown": prompt.shown,
+                }
             )
             turn.on_rest = lambda resting: self._host.pause_request(ticket, resting)
             if turn.resting:
@@ -199,7 +221,7 @@ def full_response(plan: CompletionPlan, choices: list[Choice]) -> dict[str, Any]
         entry: dict[str, Any] = {"index": choice.index, "finish_reason": choice.finish}
         if plan.kind == "chat.completion":
             message: dict[str, Any] = {"role": "assistant", "content": choice.text}
-            if choice.thought:
+            if choice.thought and choice.thought != choice.text:
                 message["reasoning_content"] = choice.thought
             entry["message"] = message
             entry["logprobs"] = chat_logprobs(choice.logprobs) if plan.logprobs else None
@@ -212,7 +234,14 @@ def full_response(plan: CompletionPlan, choices: list[Choice]) -> dict[str, Any]
         "choices": entries,
         "usage": count_usage(choices),
         "timings": choices[0].timings,
+        **note_fields(choices),
     }
+
+
+def note_fields(choices: list[Choice]) -> dict[str, Any]:
+    """What was not done as it was asked, each once; nothing when all was."""
+    notes = list(dict.fromkeys(note for choice in choices for note in choice.notes))
+    return {"notes": notes} if notes else {}
 
 
 def response_fields(plan: CompletionPlan, kind: str) -> dict[str, Any]:
@@ -256,7 +285,7 @@ async def stream_response(
             "logprobs": logprobs,
         }
         entry["delta" if chat else "text"] = delta
-        more = {"timings": choice.timings} if finish else {}
+        more = {"timings": choice.timings, **note_fields([choice])} if finish else {}
         return sse_event({**begin, "choices": [entry], **more})
 
     async for piece in replies:

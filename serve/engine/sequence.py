@@ -38,6 +38,8 @@ class Request:
     adapters: Adapters = ()
     urgent: bool = True
     """A person waits for it: its prompt is read first."""
+    shown: abc.Mapping[int, bytes] = field(default_factory=dict)
+    """What stands in the text for tokens that are none, such as the tags of a thought."""
     already: abc.Sequence[int] = ()
     """Tokens of this reply that were written and sent before (by a process that died)."""
 
@@ -86,7 +88,11 @@ class Sequence:
             self.sampler.accept_token(token, generated=False)
         for token in request.already:
             self.sampler.accept_token(token)
-            self.detokenizer.feed_bytes(llama.token_to_piece(token))
+            self.detokenizer.feed_bytes(self._piece(token))
+
+    def _piece(self, token: int) -> bytes:
+        shown = self.request.shown.get(token)
+        return self._llama.token_to_piece(token) if shown is None else shown
 
     @property
     def num_output_tokens(self) -> int:
@@ -127,7 +133,7 @@ class Sequence:
         if llama.is_end(token):
             output.finish = "stop"
         else:
-            output.text += self.detokenizer.feed_bytes(llama.token_to_piece(token))
+            output.text += self.detokenizer.feed_bytes(self._piece(token))
             if self.detokenizer.stopped:
                 output.finish = "stop"
         self.waits_for_grammar = not self.sampler.grammar_ready(GRAMMAR_GRACE)

@@ -30,6 +30,7 @@ from serve.engine.llama import LlamaContext
 from serve.engine.sampling import SamplerParams
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Output, Request
+from serve.hardware.machine import trim_memory
 from serve.log import configure_log, log_mistake
 from serve.workbench.pool import Workbench
 from serve.workbench.remote import Matcher
@@ -44,6 +45,8 @@ WORK_ON = {
     "detokenize": "The list of tokens",
 }
 """What a worker has in hand, for the sentence when it is too much."""
+LARGE_TEXT = 1 << 18
+"""Characters of a job after which memory is given back."""
 BROKEN_STEPS = 10
 """Steps in a row that may fail as a whole before the process gives itself up."""
 
@@ -168,6 +171,10 @@ class EngineWorker:
             log_mistake(error)
             answer = {"refused": f"The request could not be taken: {type(error).__name__}."}
         self.send_message({**answer, "answer": id})
+        if len(answer.get("body", "")) + len(message.get("text", "")) > LARGE_TEXT:
+            message.clear()
+            answer.clear()
+            trim_memory()
 
     def _no_token(self, token: int) -> str:
         return f"There is no token {token}: the vocabulary has {self._llama.n_vocab}."
@@ -180,6 +187,9 @@ class EngineWorker:
                 matcher = self._workbench.open_grammar(id, message["grammar"])
         except RigError as error:
             refused = error.message
+        except Exception as error:
+            log_mistake(error)
+            refused = f"The request could not be taken: {type(error).__name__}."
         if refused:
             self._rests.pop(id, None)
             self.send_message({"events": [{"id": id, "finish": "refused", "error": refused}]})
@@ -201,7 +211,9 @@ class EngineWorker:
             (int(t), float(b)) for t, b in sampling.get("logit_bias", ())
         )
         prompt = message["prompt"]
-        self.send_message({"events": [{"id": message["id"], "prompt_tokens": len(prompt)}]})
+        notes = [*self._clamped(message), *(matcher.notes if matcher is not None else ())]
+        first = {"id": message["id"], "prompt_tokens": len(prompt), "notes": notes}
+        self.send_message({"events": [first]})
         self._engine.add_request(
             Request(
                 id=message["id"],
@@ -213,6 +225,7 @@ class EngineWorker:
                 logprobs=message["logprobs"],
                 adapters=tuple((int(i), float(s)) for i, s in message["adapters"]),
                 urgent=message["urgent"],
+                shown={int(token): text.encode() for token, text in message["shown"]},
                 already=message["already"],
             )
         )
@@ -238,12 +251,19 @@ class EngineWorker:
                 f"The prompt has {n} tokens and the context holds {n_ctx}, one of them for the reply: "
                 f"shorten the prompt, or start the server with a larger --ctx."
             )
-        if asked is not None and n + asked > n_ctx:
+        if message["exact"] and asked is not None and n + asked > n_ctx:
             return (
                 f"The prompt has {n} tokens, max_tokens asks for {asked} more and the context holds "
                 f"{n_ctx}: ask for at most {n_ctx - n}, or start the server with a larger --ctx."
             )
         return ""
+
+    def _clamped(self, message: dict[str, Any]) -> list[str]:
+        """What there is to say of a length that there is no room for."""
+        room, asked = self._llama.n_ctx - len(message["prompt"]), message["max_tokens"]
+        if asked is None or asked <= room:
+            return []
+        return [f"max_tokens {asked} is more than there is room for: the reply may have {room}."]
 
     def _emit(self, outputs: list[Output]) -> None:
         self.send_message({"events": [self._plain(output) for output in outputs]})

@@ -7,7 +7,11 @@ read below `root`, so that a box we do not own can be laid out in a folder.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,3 +210,11 @@ def model_environment() -> dict[str, str]:
     if "glibc.malloc.hugetlb" in given:
         return dict(os.environ)
     return {**os.environ, "GLIBC_TUNABLES": f"{given}:{HUGE_PAGES}".lstrip(":")}
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system: glibc keeps that of large texts for the next ones."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)

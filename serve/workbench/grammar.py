@@ -1,8 +1,8 @@
 """What a reply must look like: a JSON schema or a grammar becomes a matcher of llguidance.
 
 llguidance knows JSON Schema far better than a translation to llama.cpp's GBNF does, says which keyword it
-can't do, and never ends the process. A matcher costs a look at one token as long as the model keeps to
-the grammar by itself.
+can't do (that goes back as a note), and never ends the process. A matcher costs a look at one token as long
+as the model keeps to the grammar by itself.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rig.errors import RigError
+from serve.workbench.schema import prepare_schema
 from serve.workbench.vocabulary import Vocabulary
 
 WHITESPACE = r"( |\n[ \t]{0,20})?"
@@ -26,7 +27,9 @@ NESTING = 64
 class LocalMatcher:
     """One reply's place in its grammar, in this process; `pool.RemoteMatcher` is the same in another."""
 
-    def __init__(self, matcher: Any) -> None:
+    def __init__(self, matcher: Any, notes: tuple[str, ...] = ()) -> None:
+        self.notes = notes
+        """What of the schema is not enforced."""
         self.native = matcher
         """llguidance's own."""
 
@@ -100,8 +103,9 @@ class GrammarCompiler:
         import llguidance
 
         what = "JSON schema" if "schema" in asked else "grammar"
+        notes: list[str] = []
         try:
-            grammar = self._grammar(asked)
+            grammar = self._grammar(asked, notes)
         except (ValueError, RecursionError) as error:
             raise RigError(f"The {what} can't be read: {error}") from error
         self.prepare()
@@ -109,7 +113,10 @@ class GrammarCompiler:
         if matcher.is_error():
             reason = " ".join(matcher.get_error().split("(at ")[0].split())[:300]
             raise RigError(f"The {what} can't be used: {reason}")
-        return LocalMatcher(matcher)
+        if "schema" in asked:
+            checked = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, self._tokenizer)
+            notes += [f"{' '.join(said.split())[:200]} (not enforced)" for said in checked[1]]
+        return LocalMatcher(matcher, tuple(notes))
 
     def _make_tokenizer(self) -> Any:
         """The vocabulary as llguidance wants it.
@@ -121,7 +128,7 @@ class GrammarCompiler:
         words = _Words(self._vocabulary)
         return LLTokenizer(TokenizerWrapper(words), eos_token=words.ends)
 
-    def _grammar(self, asked: dict[str, Any]) -> str:
+    def _grammar(self, asked: dict[str, Any], notes: list[str]) -> str:
         from llguidance import LLMatcher
         from llguidance.gbnf_to_lark import any_to_lark
 
@@ -133,7 +140,13 @@ class GrammarCompiler:
         schema = asked["schema"]
         if _depth(schema) > NESTING:
             raise ValueError(f"it is nested deeper than {NESTING} levels")
-        options: Any = {"whitespace_flexible": False, "whitespace_pattern": WHITESPACE}
+        schema, ignored = prepare_schema(schema, strict=asked.get("strict", False))
+        notes += ignored
+        options: Any = {
+            "whitespace_flexible": False,
+            "whitespace_pattern": WHITESPACE,
+            "lenient": True,  # what can't be enforced is told, and does not end the request
+        }
         if "thought" not in asked:
             return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=options))
         bare = schema if isinstance(schema, dict) else {"anyOf": [schema]}

@@ -36,6 +36,7 @@ class Bench:
 
     def __init__(self, model: Path, template: str) -> None:
         self.vocabulary = Vocabulary.load(model)
+        self.vocabulary.special_words()
         self.grammars = GrammarCompiler(self.vocabulary)
         self._source = template or self.vocabulary.chat_template
         self._template: ChatTemplate | None = None
@@ -63,10 +64,12 @@ class Bench:
                 tokens = self.vocabulary.tokenize(
                     job["text"], special=job["special"], add_special=job["add_special"]
                 )
-                answer: dict[str, Any] = {"tokens": tokens}
+                listed: list[Any] = tokens
                 if job["pieces"]:
-                    answer["pieces"] = self._pieces(tokens)
-                return answer
+                    both = zip(tokens, self._pieces(tokens), strict=True)
+                    listed = [{"id": token, "piece": piece} for token, piece in both]
+                # as text: on its way to the client nobody takes a million tokens apart again
+                return {"body": json.dumps({"tokens": listed})}
             case "detokenize":
                 return {"content": self._detokenize(job["tokens"])}
         raise RigError(f"There is no job {job['do']!r}.")
@@ -93,7 +96,20 @@ class Bench:
                 f"The prompt has more than {most} tokens and the context holds {job['n_ctx']}, one of "
                 f"them for the reply: shorten the prompt, or start the server with a larger --ctx."
             ) from None
-        return {"tokens": tokens, "tail": "".join(text for text, _ in parts)[-TAIL:]}
+        return {
+            "tokens": tokens,
+            "tail": "".join(text for text, _ in parts)[-TAIL:],
+            "tags": [self._tag(tag) for tag in job["tags"]],
+        }
+
+    def _tag(self, tag: str) -> dict[str, Any]:
+        """Which tokens a tag of a reply is, where they are no text: one token, or some within it."""
+        tokens = self.vocabulary.tokenize(tag, special=True, add_special=False) if tag else []
+        control = [t for t in tokens if self.vocabulary.is_control(t)]
+        return {
+            "token": tokens[0] if len(tokens) == 1 else None,
+            "control": [[t, self._pieces([t])[0]] for t in control],
+        }
 
     def _render(self, job: dict[str, Any]) -> list[tuple[str, bool]]:
         if not self._source:
@@ -102,7 +118,12 @@ class Bench:
             self._template = ChatTemplate(
                 self._source, bos=self._bos, eos=self._eos, control=self._control
             )
-        return self._template.render_messages(job["messages"], **job["switches"])
+        return self._template.render_messages(
+            job["messages"],
+            add_generation_prompt=job["add_generation_prompt"],
+            continue_final_message=job["continue_final_message"],
+            **job["switches"],
+        )
 
     def _pieces(self, tokens: list[int]) -> list[str]:
         known: dict[int, str] = {}
@@ -166,6 +187,8 @@ def _serve_grammar(line: Connection, bench: Bench, asked: dict[str, Any]) -> Non
         done += len(fresh)
         fresh.clear()
         state["done"] = done
+        if not done:
+            state["notes"] = matcher.notes
         mask = state.pop("mask")
         line.send_bytes(json.dumps(state).encode() + b"\n" + mask)
         while True:

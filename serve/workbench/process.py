@@ -46,9 +46,11 @@ def main() -> None:
             return
         pid = os.fork()
         if pid == 0:
-            control.close()
-            work(Connection(descriptors[0]), bench)
-            os._exit(0)
+            try:
+                control.close()
+                work(Connection(descriptors[0]), bench)
+            finally:
+                os._exit(1)  # also where native code gives up in its own way
         os.close(descriptors[0])
         control.sendall(PID.pack(pid))
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -27,6 +28,9 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 class Matcher(Protocol):
     """One reply's place in its grammar."""
+
+    notes: tuple[str, ...]
+    """What of a schema is not enforced."""
 
     def consume_token(self, token: int) -> None:
         """Go on by one token."""
@@ -67,6 +71,10 @@ class Worker:
         self._line = line
         self._pid = pid
         self.cut_off = False
+        # a number that is free again may soon be another process's; this one stays what it was
+        self._handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+        self._lock = threading.Lock()
+        self._gone = False
 
     def send(self, message: bytes) -> None:
         """Send one message. Raises WorkerGone."""
@@ -77,7 +85,10 @@ class Worker:
 
     def is_waiting(self, seconds: float) -> bool:
         """Whether there is an answer, or nobody any more; waits that long."""
-        return self._line.poll(seconds)
+        try:
+            return self._line.poll(seconds)
+        except OSError:
+            return True  # what is received next says that it is gone
 
     def receive(self, seconds: float, what: str) -> bytes:
         """The next answer; the worker is killed when it takes longer. Raises WorkerGone."""
@@ -96,16 +107,28 @@ class Worker:
 
     def kill(self) -> None:
         """End the process, whatever it does."""
-        if not self._line.closed:
+        with self._lock:
+            if self._gone:
+                return
+            self._gone = True
+            self._signal()
             self._line.close()
-            with contextlib.suppress(ProcessLookupError):
+            if self._handle is not None:
+                os.close(self._handle)
+
+    def _signal(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            if self._handle is not None:
+                signal.pidfd_send_signal(self._handle, KILL)
+            else:
                 os.kill(self._pid, KILL)
 
     def interrupt(self) -> None:
         """End the process from another thread than the one that waits for it."""
-        self.cut_off = True
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, KILL)
+        with self._lock:
+            self.cut_off = True
+            if not self._gone:
+                self._signal()
 
     def __del__(self) -> None:
         """Nobody can ask it any more."""
@@ -130,6 +153,7 @@ class RemoteMatcher:
         self._closed = False
         self.is_stopped = False
         self.error = ""
+        self.notes: tuple[str, ...] = tuple(json.loads(state.partition(b"\n")[0]).get("notes", ()))
         self._take_in(state)
 
     def consume_token(self, token: int) -> None:

@@ -74,9 +74,7 @@ class Vocabulary:
         raw = text.encode("utf-8", "replace")
         if len(raw) <= SHORT_TEXT:
             return self._tokenize_raw(raw, special=special, add_special=add_special)
-        if self._special is None:
-            self._special = _SpecialWords(self)
-        words = self._special
+        words = self.special_words()
         if not words.can_cut:
             return self._tokenize_raw(raw, special=special, add_special=add_special)
         tokens = self._tokenize_raw(b"", special=special, add_special=add_special)
@@ -98,6 +96,12 @@ class Vocabulary:
             if most is not None and len(tokens) > most:
                 raise TooManyTokens(f"more than {most} tokens")
         return tokens + ends
+
+    def special_words(self) -> _SpecialWords:
+        """The words that a text is cut at, looked up when they are first needed, or before."""
+        if self._special is None:
+            self._special = _SpecialWords(self)
+        return self._special
 
     def _tokenize_piece(self, raw: bytes, most: int | None) -> list[int]:
         if most is not None and len(raw) > 4 * STEP:

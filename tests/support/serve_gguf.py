@@ -30,9 +30,14 @@ def write(
     template: str | None = TEMPLATE,
     seed: int = 1,
     words: tuple[str, ...] = (),
+    control: tuple[str, ...] = (),
     context: int = CONTEXT,
+    advice: dict[str, float] | None = None,
 ) -> Path:
-    """Write a model; `words` are user-defined tokens of their own, such as <think>."""
+    """Write a model; `words` are user-defined tokens of their own, such as <think>, `control` control tokens.
+
+    `advice` is what the file says under `general.sampling`.
+    """
     rng = np.random.default_rng(seed)
     letters = _letters()
     tokens = [letters[b] for b in range(256)]
@@ -41,9 +46,9 @@ def write(
         a, b = ("".join(letters[x] for x in part.encode()) for part in (left, right))
         merges.append(f"{a} {b}")
         tokens.append(a + b)
-    kinds = [1] * len(tokens) + [3] * len(CONTROL) + [4] * len(words)
+    kinds = [1] * len(tokens) + [3] * len(CONTROL) + [4] * len(words) + [3] * len(control)
     first = len(tokens)
-    tokens += [*CONTROL, *words]
+    tokens += [*CONTROL, *words, *control]
     out = gguf.GGUFWriter(str(path), "llama")
     out.add_name("tiny-random")
     out.add_file_type(0)
@@ -67,6 +72,9 @@ def write(
     out.add_add_bos_token(True)
     if template is not None:
         out.add_chat_template(template)
+    for key, number in (advice or {}).items():
+        write_number = out.add_int32 if isinstance(number, int) else out.add_float32
+        write_number(f"general.sampling.{key}", number)
     for key, value in reply_format.to_metadata().items():
         out.add_string(key, value)
 
