@@ -27,6 +27,10 @@ HUB_FILES = [
 ]  # fmt: skip
 
 
+class NoSuchModel(WrongUse):
+    """A name leads to no model."""
+
+
 @dataclass(frozen=True)
 class ExportSource:
     """A base model and what was taught to it."""
@@ -93,13 +97,13 @@ def find_model_folder(model: str) -> Path:
     if (path / "config.json").is_file():
         return path
     if path.exists():
-        raise WrongUse(
+        raise NoSuchModel(
             f"{path} is no model to export: a run has run.json, a model folder config.json, an adapter "
             f"{ADAPTER_CONFIG}."
         )
     if HUB_ID.fullmatch(model):
         return _download(model)
-    raise WrongUse(
+    raise NoSuchModel(
         f"There is no {model}: give a run, a model folder, an adapter folder, a hub id such as "
         f"org/name, or `toy`."
     )
@@ -125,10 +129,10 @@ def _naming_base(adapter: Path, given: str | None) -> Iterator[None]:
     """Say what an adapter's own word for its base was, where that leads nowhere."""
     try:
         yield
-    except WrongUse as error:
+    except NoSuchModel as error:
         if given is not None:
             raise
-        named = read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
+        named = read_adapter_config(adapter).get("base_model_name_or_path")
         raise WrongUse(
             f"The adapter in {adapter} names {named} as its base, which is not here: give that base, the "
             f"16-bit one, with --base FOLDER or a hub id such as org/name."
@@ -153,7 +157,7 @@ def _put(name: str, base: str, adapter: Path | None, run: Run | None = None) -> 
 
 def _refuse_quantised_base(adapter: Path, base: str, folder: Path) -> None:
     """Stop at a base whose weights are quantised: the adapter belongs on the ones they were made of."""
-    settings = read_json(folder / "config.json").get("quantization_config")
+    settings = read_model_config(folder).get("quantization_config")
     if isinstance(settings, dict) and settings.get("quant_method"):
         raise RigError(
             f"The adapter in {adapter} names {base} as its base, whose weights are quantised "
